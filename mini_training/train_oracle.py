@@ -1,0 +1,99 @@
+"""Trains the oracle on renders of the world and of the subjects, sharp, blurred, noisy and rebuilt by the VAE.
+
+    python -m mini_training.train_oracle WORK [--steps 3000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captune.mini import oracle, subjects, world
+from mini_training import data, fit, models
+
+BATCH = 64
+
+
+def _subject_chunk(seed: int) -> tuple[np.ndarray, list[dict]]:
+    rng = random.Random(seed)
+    scenes = [subjects.subject_scene(rng.choice(list(subjects.SUBJECTS)), rng) for _ in range(500)]
+    return np.stack([np.asarray(world.draw(s, data.SIZE)) for s in scenes]), [oracle.labels(s) for s in scenes]
+
+
+def subject_pictures(chunks: int, seed: int) -> tuple[np.ndarray, list[dict]]:
+    with ProcessPoolExecutor(2) as pool:
+        parts = list(pool.map(_subject_chunk, range(seed, seed + chunks)))
+    return np.concatenate([p for p, _ in parts]), [row for _, rows in parts for row in rows]
+
+
+def degraded(pixel_values: Tensor) -> Tensor:
+    """A random softness and noise, as a VAE or an unsure diffusion model gives; (batch, 3, height, width) in [-1, 1]."""
+    draw = torch.rand(4).tolist()
+    out = pixel_values
+    if draw[0] < 0.4:
+        side = int(24 + 40 * draw[1])
+        out = F.interpolate(out, size=(side, side), mode="area")
+        out = F.interpolate(out, size=pixel_values.shape[-2:], mode="bilinear")
+    if draw[2] < 0.3:
+        out = out + torch.randn_like(out) * 0.15 * draw[3]
+    return out.clamp(-1, 1)
+
+
+def build(work: Path):
+    pictures, scenes = data.load(work, "train")
+    world_labels = [oracle.labels(s) for s in scenes]
+    creatures = np.load(work / "subjects.npy", mmap_mode="r")
+    creature_labels = torch.load(work / "subjects.labels.pt", weights_only=True)
+    vae = None
+    if (work / "vae.ckpt.pt").exists():
+        vae = models.vae()
+        vae.load_state_dict(fit.averaged(work / "vae.ckpt.pt"))
+        vae.requires_grad_(False)
+
+    def make_loss(model):
+        def loss(step: int, rng: np.random.Generator):
+            ours = rng.integers(len(pictures), size=BATCH * 3 // 4)
+            theirs = rng.integers(len(creatures), size=BATCH - len(ours))
+            rows = np.concatenate([pictures[np.sort(ours)], creatures[np.sort(theirs)]])
+            truth = [world_labels[i] for i in np.sort(ours)] + [creature_labels[i] for i in np.sort(theirs)]
+            pixel_values = torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
+            if vae is not None and rng.random() < 0.3:
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    pixel_values = vae(pixel_values).sample.float()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(degraded(pixel_values))
+            total, notes = torch.zeros(()), {}
+            for key, value in logits.items():
+                target = torch.tensor([row[key] for row in truth])
+                part = F.cross_entropy(value.float().flatten(0, -2), target.flatten(), ignore_index=-100)
+                weight = 3.0 if key == "shape" else 1.0
+                total = total + weight * part
+                keep = target != -100
+                notes[key] = (value.argmax(-1) == target)[keep].float().mean().item()
+            return total, notes
+
+        return loss
+
+    return oracle.Reader(), make_loss
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    if not (arguments.work / "subjects.npy").exists():
+        rows, labels = subject_pictures(24, seed=7_000_000)
+        np.save(arguments.work / "subjects.npy", rows)
+        torch.save(labels, arguments.work / "subjects.labels.pt")
+    plan = fit.Fit("oracle", arguments.work, arguments.steps, 2e-3, processes=arguments.processes, ema=0.998)
+    fit.run(plan, functools.partial(build, arguments.work))

@@ -1,0 +1,5 @@
+"""`python -m captune`: the command line."""
+
+from captune.cli import main
+
+main()

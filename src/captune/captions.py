@@ -1,0 +1,140 @@
+"""Captions as text and as files: sidecars, metadata.jsonl, and the trigger word's place. Imports no torch."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from captune import runs
+from captune.errors import DataError
+from captune.types import Caption
+
+KNOWN_EXTENSIONS = (".txt", ".caption", ".cap")
+METADATA = "metadata.jsonl"
+CAPTION_KEYS = ("text", "caption")
+
+Trigger = Literal["prefix", "replace_class", "none"]
+
+
+def with_trigger_word(text: str, trigger_word: str, class_word: str, how: Trigger) -> str:
+    """The caption with the trigger word in it once: unchanged where the word stands already, in whatever case.
+
+    `prefix` puts it in front ("word, caption"); `replace_class` in the place of the first class word, or in front
+    where the caption has none; `none` leaves the caption alone.
+    """
+    word = " ".join(trigger_word.split())
+    if how == "none" or not word or has_word(text, word):
+        return text
+    if how == "replace_class" and has_word(text, class_word):
+        return _whole_word(class_word).sub(lambda _: word, text, count=1)
+    return f"{word}, {text.strip()}" if text.strip() else word
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether `word` (one or several words) stands in the text as a whole, in whatever case."""
+    return bool(word.strip()) and _whole_word(word).search(text) is not None
+
+
+def _whole_word(word: str) -> re.Pattern[str]:
+    inner = r"\s+".join(re.escape(part) for part in word.split())
+    return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space, line breaks too, as one space."""
+    return " ".join(text.split())
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text on one line; UTF-8, with or without a mark in front, or UTF-16 with one."""
+    try:
+        data = path.read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return one_line(data.decode("utf-16" if utf16 else "utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"the caption file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"the caption file {path} cannot be read: {error.strerror}") from error
+
+
+def sidecar_path(picture: Path, extension: str, folder: Path | None = None) -> Path:
+    """Where a picture's caption file lies: beside it, or under the same name in `folder`. "txt" is taken as ".txt"."""
+    return (folder if folder is not None else picture.parent) / (picture.stem + dotted(extension))
+
+
+def dotted(extension: str) -> str:
+    """The extension with its dot."""
+    return extension if extension.startswith(".") else f".{extension}"
+
+
+def read_sidecar(picture: Path, extension: str, folder: Path | None = None) -> str | None:
+    """The caption in the picture's sidecar on one line ("" in an empty one), or None if there is no such file."""
+    path = sidecar_path(picture, extension, folder)
+    return read_text(path) if path.is_file() else None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The captions of a metadata.jsonl (Hugging Face's imagefolder) by file_name; rows without a caption are left out.
+
+    A row's caption is its `text` or `caption`.
+    """
+    captions: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    try:
+        rows = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(rows, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: is not JSON ({error})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise DataError(f'{path}, line {number}: must be an object with a "file_name"')
+        name = file_key(row["file_name"])
+        if name in lines:
+            raise DataError(f"{path} names {row['file_name']!r} twice, in lines {lines[name]} and {number}; keep one")
+        lines[name] = number
+        said = [row[key] for key in CAPTION_KEYS if row.get(key) is not None]
+        if said and not isinstance(said[0], str):
+            raise DataError(f"{path}, line {number}: the caption must be text, not {type(said[0]).__name__}")
+        if said:
+            captions[name] = one_line(said[0])
+    return captions
+
+
+def file_key(name: str) -> str:
+    """A file name as metadata.jsonl may spell it, in the one spelling that is compared."""
+    return unicodedata.normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix())
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """Up to `limit` of the names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def write(folder: Path, captions: Iterable[Caption]) -> None:
+    """Write each caption as folder/<example id>.txt, in the form that other trainers read."""
+    for caption in captions:
+        path = caption_file(folder, caption.example_id)
+        if not path.is_file() or read_text(path) != one_line(caption.text):
+            runs.write_text(path, caption.text + "\n")
+
+
+def caption_file(folder: Path, example_id: str) -> Path:
+    """The text file of one example's caption; ids keep their subfolders and dots."""
+    return folder / f"{example_id}.txt"
+
+
+def changed(folder: Path, captions: Iterable[Caption]) -> list[Path]:
+    """The text files below `folder` that no longer say what was written there."""
+    files = [(caption_file(folder, c.example_id), one_line(c.text)) for c in captions]
+    return [path for path, text in files if path.is_file() and read_text(path) != text]

@@ -1,0 +1,1 @@
+"""Evaluate: score the samples, then compare the arms and say how sure the comparison is."""

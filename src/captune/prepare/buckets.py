@@ -1,0 +1,84 @@
+"""Which size a picture is brought to: one square, or the bucket of about the same area with the nearest aspect ratio.
+
+Pure arithmetic, with the rules of kohya's sd-scripts (library/model_util.make_bucket_resolutions and
+BucketManager.select_bucket), so that the same folder falls into the same buckets there and here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from captune.errors import RecipeError
+from captune.recipe import PrepareSection
+
+Size = tuple[int, int]  # width, height
+
+
+def down_to(value: int, multiple: int) -> int:
+    """The largest multiple that is not above `value`."""
+    return value // multiple * multiple
+
+
+def bucket_sizes(resolution: int, step: int, smallest: int, largest: int) -> list[Size]:
+    """All buckets of at most resolution^2 pixels whose sides are multiples of `step` in smallest..largest, sorted."""
+    square = down_to(resolution, step)
+    sizes = {(square, square)}
+    for width in range(-(-smallest // step) * step, largest + 1, step):
+        height = min(down_to(largest, step), down_to(resolution * resolution // width, step))
+        if height >= smallest:
+            sizes |= {(width, height), (height, width)}
+    return sorted(sizes)
+
+
+def nearest_bucket(width: int, height: int, sizes: Sequence[Size]) -> Size:
+    """The bucket for a picture: its own size if there is one, else the nearest width / height (the first of equals)."""
+    if (width, height) in sizes:
+        return width, height
+    return min(sizes, key=lambda size: abs(size[0] / size[1] - width / height))
+
+
+def allowed_sizes(resolution: int, section: PrepareSection, multiple: int) -> list[Size]:
+    """The sizes that pictures may be brought to: one for squares, the buckets otherwise.
+
+    Raises RecipeError where the sizes asked for cannot be had with sides that are multiples of `multiple`.
+    """
+    if resolution < multiple:
+        raise RecipeError(f"dataset.resolution = {resolution}: this base needs sides of at least {multiple} pixels")
+    if section.crop == "square":
+        side = down_to(resolution, multiple)
+        return [(side, side)]
+    step = section.bucket_step
+    if step % multiple:
+        raise RecipeError(f"prepare.bucket_step = {step}: this base needs a multiple of {multiple}")
+    if step > resolution:
+        raise RecipeError(f"prepare.bucket_step = {step}: must not exceed dataset.resolution = {resolution}")
+    smallest = section.bucket_min if section.bucket_min is not None else resolution // 2
+    largest = section.bucket_max if section.bucket_max is not None else resolution * 2
+    square = down_to(resolution, step)
+    if smallest > square:
+        raise RecipeError(
+            f"prepare.bucket_min = {smallest}: must not exceed {square}, the side of the square bucket "
+            f"(dataset.resolution = {resolution} in steps of {step})"
+        )
+    if largest < square:
+        raise RecipeError(
+            f"prepare.bucket_max = {largest}: must be at least {square}, the side of the square bucket "
+            f"(dataset.resolution = {resolution} in steps of {step})"
+        )
+    return bucket_sizes(resolution, step, smallest, largest)
+
+
+def size_warnings(resolution: int, section: PrepareSection, multiple: int) -> list[str]:
+    """What should be known about the sizes before training: a resolution that is rounded, buckets that are none."""
+    sizes = allowed_sizes(resolution, section, multiple)
+    step = multiple if section.crop == "square" else section.bucket_step
+    side = down_to(resolution, step)
+    warnings = []
+    if side != resolution:
+        warnings.append(f"dataset.resolution = {resolution} is not a multiple of {step}: the square is {side} x {side}")
+    if section.crop == "bucket" and len(sizes) == 1:
+        warnings.append(
+            f'crop = "bucket" with bucket_step = {step} leaves one bucket, {side} x {side}: every picture is cut to a '
+            f"square; a smaller bucket_step gives more"
+        )
+    return warnings

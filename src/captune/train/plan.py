@@ -1,0 +1,42 @@
+"""The arithmetic of a training run: exact steps, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long a run is. A batch never mixes sizes, so every size may leave a short batch."""
+
+    batches_per_epoch: int
+    steps_per_epoch: int
+    epochs: int
+    total_steps: int
+    arithmetic: str
+
+
+def count_steps(
+    visits: Mapping[Size, int], batch_size: int, accumulation: int, *, epochs: int | None, steps: int | None
+) -> Steps:
+    """Steps for `visits` (pictures x repeats) per size; give epochs or steps.
+
+    steps per epoch = ceil(sum over sizes of ceil(visits / batch size) / accumulation), as in kohya's sd-scripts.
+    """
+    batches = sum(math.ceil(n / batch_size) for n in visits.values())
+    per_epoch = math.ceil(batches / accumulation)
+    if epochs is not None:
+        total, rounds = per_epoch * epochs, epochs
+    else:
+        assert steps is not None
+        total, rounds = steps, math.ceil(steps / per_epoch)
+    parts = " + ".join(f"ceil({n} / {batch_size})" for n in visits.values())
+    text = f"{parts} = {batches} batches"
+    if accumulation > 1:
+        text += f", ceil({batches} / {accumulation}) = {per_epoch} steps"
+    text += f" per epoch; {total} steps are {rounds} epochs" if epochs is None else f" per epoch; x {rounds} = {total} steps"
+    return Steps(batches, per_epoch, rounds, total, text)
