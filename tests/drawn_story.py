@@ -42,7 +42,9 @@ def drawn_story(
         "dataset": {"path": "photos", "trigger_word": SUBJECT, "class_word": "creature", "resolution": size},
         "train": {"steps": 60, "batch_size": 8, "learning_rate": 5e-4},
         "sample": {"prompts": [prompt for prompt, _ in prompts], "seeds": list(range(seeds)), "every_epochs": 10},
-        "evaluate": {"metrics": ["oracle_subject", "clip_i", "clip_t", "oracle_background", "oracle_prompt", "oracle_leak"]},
+        "evaluate": {
+            "metrics": ["oracle_subject", "clip_i", "clip_t", "oracle_background", "oracle_prompt", "oracle_leak"]
+        },
         "arm": [{"name": a, "captioner": {"name": "sidecar" if a == "human" else "blip"}} for a in arms],
     }
     run = folder / "runs" / "jefpajot"

@@ -183,6 +183,15 @@ def test_hash_does_not_depend_on_what_may_be_edited(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
+def test_modules_that_sd_scripts_drops_are_named(tmp_path: Path) -> None:
+    read = ["down_blocks.0.attentions.0.proj_in", "mid_block.resnets.1.conv1", "up_blocks.0.upsamplers.0.conv"]
+    assert Kohya().warnings(lora(*(module(name) for name in read))) == []
+    section, folder = ExportSection(formats=["kohya"]), StageFolder(tmp_path)
+    export.export_adapter(section, lora(*(module(name) for name in (*read, "conv_in"))), folder, Silent())
+    (warning,) = folder.manifest()["warnings"]
+    assert warning.startswith("run-blip.safetensors: sd-scripts will leave out 1 of 4 modules (conv_in)")
+
+
 def test_unknown_family_is_refused_with_those_known(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"family for the kohya format 'sdxl'.*known: sd"):
         Kohya().write(LoraFile("sdxl", (module(),), tiny_sd.FACTS), tmp_path / "lora", "fp16")

@@ -77,18 +77,20 @@ class _Loaded:
         self.prompt_ids = self._prompt_ids()
 
     def _prompt_ids(self) -> Tensor:
-        """The prompt as tokens (1, length): [CLS], its words, [SEP].
+        """The prompt as tokens (1, length): the start token [DEC], its words, [SEP].
 
-        BLIP's generate puts its start token [DEC] in the place of [CLS], in place, and drops the last token as [SEP];
-        so one prompt is tokenized alone, unpadded, and repeated for the batch.
+        BLIP's generate writes [DEC] over the first token and drops the last, which it takes for [SEP]; so the prompt is
+        tokenized alone, unpadded, and repeated for the batch.
         """
         import torch
 
         tokenizer, prompt = self.processor.tokenizer, captions.one_line(self._section.prompt)
-        ids = tokenizer(prompt)["input_ids"]
-        if tokenizer.unk_token_id in ids:
+        words = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if tokenizer.unk_token_id in words:
             raise RecipeError(f"captioner.prompt = {prompt!r}: has characters that this BLIP's vocabulary lacks")
-        room = self.model.config.text_config.max_position_embeddings - (len(ids) - 1)
+        config = self.model.config.text_config
+        ids = [config.bos_token_id, *words, config.sep_token_id]
+        room = config.max_position_embeddings - len(ids[:-1])
         if self._section.max_new_tokens > room:
             raise RecipeError(
                 f"captioner.max_new_tokens = {self._section.max_new_tokens}: this BLIP has room for {room} tokens "

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from captune import parts
+
+if TYPE_CHECKING:  # the table is read by commands that never load a model
+    from torch import Tensor
 
 EXPORTERS: dict[str, str] = {
     "kohya": "captune.exporters.kohya:Kohya",
@@ -48,6 +49,9 @@ class Exporter(Protocol):
 
     def write(self, lora: LoraFile, path: Path, precision: str) -> None:
         """Write the file atomically; `precision` is fp32, fp16 or bf16."""
+
+    def warnings(self, lora: LoraFile) -> list[str]:
+        """What a tool that reads this format will leave out of this LoRA, a sentence each; mostly none."""
 
 
 def check(names: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ JSON_FACTS = {
 }
 # Facts that are put in other words below, or that the modules themselves tell.
 OTHER_FACTS = {"base_model", "resolution", "trigger_word", "objective", "training_started_at", "rank", "alpha"}
+SD_SCRIPTS_BLOCKS = re.compile(r"(^|\.)(attentions|resnets|downsamplers|upsamplers)\.")
 
 
 class Kohya:
@@ -83,6 +85,14 @@ class Kohya:
             tensors.update(_tensors(module, key(module, spelling), alpha, precision))
         metadata = header(lora, spelling)
         write(path, to_bytes(tensors, {**metadata, **_hashes(tensors, metadata)}))
+
+    def warnings(self, lora: LoraFile) -> list[str]:
+        """sd-scripts drops, and does not say so, what is outside of the blocks that it can train."""
+        outside = [m.name for m in lora.modules if m.component == "unet" and not SD_SCRIPTS_BLOCKS.search(m.name)]
+        if not outside:
+            return []
+        count = f"{len(outside)} of {len(lora.modules)} modules"
+        return [f"sd-scripts will leave out {count} ({', '.join(outside)}); all other tools read them"]
 
 
 def key(module: LoraModule, spelling: Spelling) -> str:

@@ -28,6 +28,10 @@ class Peft:
             tensors[f"{name}.lora_B.weight"] = rounded(module.up, precision)
         write(path, to_bytes(tensors, _header(lora)))
 
+    def warnings(self, lora: LoraFile) -> list[str]:
+        """diffusers reads all of it."""
+        return []
+
 
 def _header(lora: LoraFile) -> dict[str, str]:
     config: dict[str, Any] = {}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, cast
-
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from captune import parts
 from captune.recipe import BaseSection
+
+if TYPE_CHECKING:  # the table is read by commands that never load a model
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
 
 FAMILIES: dict[str, str] = {"sd": "captune.families.sd:StableDiffusion"}
 
@@ -27,6 +28,8 @@ class Conditioning:
 
     def select(self, rows: Sequence[int]) -> Conditioning:
         """The conditioning of some rows, in that order."""
+        import torch
+
         index = torch.tensor(list(rows), device=self.encoder_hidden_states.device)
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen: dict[str, Any] = {k: v.index_select(0, index) if v is not None else None for k, v in values.items()}

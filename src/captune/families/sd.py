@@ -46,8 +46,7 @@ class StableDiffusion:
     }
 
     def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device, dtype: torch.dtype, fingerprint: str):
-        on_disk = torch.float32 if device.type == "cpu" else dtype
-        pipeline.to(device, on_disk)
+        pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.eval().requires_grad_(False)

@@ -109,7 +109,7 @@ def load(name: str, device: str) -> Encoder:
     where = weights.locate(name, "clip")
     try:
         kind = CLIPConfig.get_config_dict(where)[0].get("model_type")
-        if kind != "clip":
+        if kind not in (None, "clip"):
             raise ModelError(f"evaluate.encoder = {name!r} is a {kind} model; clip_t and clip_i need a CLIP model")
         loaded: Any = CLIPModel.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
         processor = CLIPProcessor.from_pretrained(where)

@@ -32,11 +32,12 @@ class ClipI:
         self._context = context
 
     def score(self, items: Sequence[Item]) -> list[float | None]:
+        if not items:
+            return []
         encoder, batch_size = _encoder.load(self._context.encoder, self._context.device), self._context.batch_size
+        every = dict.fromkeys(path for item in items for path in (item.image, *item.references))
+        encoder.embed_images(list(every), batch_size)  # in full batches; below they are only looked up
         values: list[float | None] = []
-        if items:
-            every = dict.fromkeys(path for item in items for path in (item.image, *item.references))
-            encoder.embed_images(list(every), batch_size)  # in full batches; below they are only looked up
         for item in items:
             if not item.references:
                 values.append(None)

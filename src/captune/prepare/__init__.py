@@ -5,7 +5,6 @@ The user's files are only read. Every file that is not used, and every picture t
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 import captune
 from captune import images, runs
 from captune.prepare import buckets
-from captune.prepare.scan import Picture, Skipped, list_pictures, none_usable, relative, scan, too_small
+from captune.prepare.scan import THREADS, Picture, Skipped, list_pictures, none_usable, relative, scan, too_small
 from captune.progress import Progress
 from captune.recipe import DatasetSection, PrepareSection
 from captune.runs import StageFolder
@@ -103,7 +102,7 @@ def _all(
 ) -> list[tuple[Picture, Prepared | str]]:
     """Each picture with what became of it, in order; several at a time, since Pillow works outside Python's lock."""
     results = []
-    with progress.track("prepare", len(pictures)) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with progress.track("prepare", len(pictures)) as bar, ThreadPoolExecutor(THREADS) as pool:
         for picture, result in zip(pictures, pool.map(prepare, pictures), strict=True):
             results.append((picture, result))
             bar.advance(1, picture.id)

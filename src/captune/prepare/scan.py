@@ -17,6 +17,7 @@ KOHYA_FOLDER = re.compile(r"(\d+)_")  # "30_jefpajot man": 30 repeats
 COMPANIONS = frozenset((".txt", ".caption", ".cap", ".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".md", ".npz"))
 PHONE_FORMATS = (".heic", ".heif")
 SMALLEST_SIDE = 16
+THREADS = min(8, os.cpu_count() or 1)  # each holds a decoded picture
 
 
 class Picture(NamedTuple):
@@ -50,7 +51,7 @@ def scan(path: Path, default_repeats: int) -> Scan:
     Subfolders are read too; those named like kohya's `30_name class` set the repeats of what lies below them.
     """
     listed = list_pictures(path, default_repeats)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+    with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter's lock
         problems = list(pool.map(lambda picture: problem_of(picture.path), listed.pictures))
     broken = [
         Skipped(relative(picture.path, path), problem)

@@ -112,7 +112,9 @@ def _lead_of(comparisons: Sequence[Comparison], metric: str, leader: str, other:
         for value in (sign * difference.mean, *sorted((sign * difference.low, sign * difference.high)))
     )
     name = "the base model" if other == BASE else other
-    opening = f"{leader} leads {name} by" if found.better == leader else f"The difference between {leader} and {name} is"
+    opening = (
+        f"{leader} leads {name} by" if found.better == leader else f"The difference between {leader} and {name} is"
+    )
     return f"{opening} {mean}{' points' if share else ''} ({low} to {high}, {difference.clusters} prompts)."
 
 
@@ -126,15 +128,20 @@ def _following(intervals: Intervals, comparisons: Sequence[Comparison], metric: 
     values = [f"{_value(metric, arms[arm].mean)} with {arm}" for arm in ranked]
     if base is not None:
         values.append(f"{_value(metric, base.mean)} without a LoRA")
-    said = []
-    if len(ranked) > 1:
-        behind = [arm for arm in ranked[1:] if _better(comparisons, metric, ranked[0], arm)]
-        none = "no detectable difference between the arms"
-        said.append(f"{ranked[0]} is detectably ahead of {_listed(behind)}" if behind else none)
-    if base is not None:
-        said.append(_against_base(comparisons, metric, ranked))
+    if max(interval.clusters for interval in arms.values()) < FEWEST_PROMPTS:
+        said = ["too few prompts to tell a difference"]
+    else:
+        said = [_among(comparisons, metric, ranked)] if len(ranked) > 1 else []
+        said += [_against_base(comparisons, metric, ranked)] if base is not None else []
     opening = "Ordinary prompts are drawn as asked in" if metric == "oracle_prompt" else "Prompt following (CLIP-T) is"
     return f"{opening} {_listed(values)}" + (f": {'; '.join(said)}." if said else ".")
+
+
+def _among(comparisons: Sequence[Comparison], metric: str, ranked: Sequence[str]) -> str:
+    behind = [arm for arm in ranked[1:] if _better(comparisons, metric, ranked[0], arm)]
+    if behind:
+        return f"{ranked[0]} is detectably ahead of {_listed(behind)}"
+    return "no detectable difference between the arms"
 
 
 def _against_base(comparisons: Sequence[Comparison], metric: str, ranked: Sequence[str]) -> str:

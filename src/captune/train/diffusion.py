@@ -71,7 +71,13 @@ def train_lora(
         parameters = adapters.parameters(family.components)
         optimizer = optimizers.build_optimizer(section, parameters)
         losses_of = _losses(section, family, examples, said, latents())
-        header = {"arm": arm, "family": family.name, "base": base, "seed": str(section.seed)}
+        header = {
+            "arm": arm,
+            "family": family.name,
+            "base": base,
+            "objective": family.objective,
+            "seed": str(section.seed),
+        }
 
         def store(epoch: int, step: int, where: Path) -> Adapter:
             adapters.save(where, adapters.weights_of(family.components), spec, {**header, "epoch": str(epoch)})

@@ -1,0 +1,241 @@
+"""The statistics are calibrated, and their sentences say no more than they found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from captune.errors import DataError
+from captune.evaluate import compare
+from captune.recipe import EvaluateSection
+from captune.types import FEWEST_PROMPTS, Comparison, Score
+
+SECTION = EvaluateSection(resamples=400)
+
+
+def scores_of(
+    arm: str, values: Sequence[Sequence[float]], metric: str = "clip_t", training_seed: int = 0
+) -> list[Score]:
+    """values[prompt][seed] as scores."""
+    return [
+        Score(metric, arm, f"{prompt:03d}-{seed}", float(value), "mini", prompt, training_seed)
+        for prompt, row in enumerate(values)
+        for seed, value in enumerate(row)
+    ]
+
+
+def only(scores: Sequence[Score], higher_is_better: bool = True) -> Comparison:
+    metric = scores[0].metric
+    (found,) = compare.compare(scores, SECTION, {metric: higher_is_better})
+    return found
+
+
+def experiment(rng: np.random.Generator, prompts: int, seeds: int, difference: float, binary: bool) -> list[Score]:
+    """Two arms on the same prompts and seeds: prompts differ in difficulty, and each prompt suits one arm a little more."""
+    ease = rng.normal(0.25, 0.03, (prompts, 1))
+    suits = rng.normal(0, 0.01, (prompts, 1))
+    shared = rng.normal(0, 0.02, (prompts, seeds))  # what the seed does to both arms alike
+    first = ease + shared + suits + difference + rng.normal(0, 0.02, (prompts, seeds))
+    second = ease + shared - suits + rng.normal(0, 0.02, (prompts, seeds))
+    if binary:
+        first, second = (first > 0.25).astype(float), (second > 0.25).astype(float)
+    metric = "oracle_subject" if binary else "clip_t"
+    return scores_of("one", first.tolist(), metric) + scores_of("two", second.tolist(), metric)
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["cosines", "shares"])
+@pytest.mark.parametrize(("prompts", "seeds"), [(8, 2), (24, 3)])
+def test_equal_arms_are_called_different_about_one_time_in_twenty(prompts: int, seeds: int, binary: bool) -> None:
+    rng = np.random.default_rng([prompts, seeds, binary])
+    found = [only(experiment(rng, prompts, seeds, 0.0, binary)).better for _ in range(400)]
+    wrong = sum(better is not None for better in found) / len(found)
+    assert wrong <= 0.085  # 0.05 and three standard errors of 400 experiments
+    assert {"one", "two"} <= set(found) or wrong < 0.02  # neither arm is favoured by its place
+
+
+def test_a_planted_difference_is_found() -> None:
+    rng = np.random.default_rng(5)
+    found = [only(experiment(rng, 24, 3, 0.02, False)).better for _ in range(100)]
+    assert found.count("one") >= 95
+    assert "two" not in found
+
+
+def test_resampling_pictures_instead_of_prompts_would_find_too_much() -> None:
+    """Why prompts are what is resampled: the same null experiments, every picture its own cluster."""
+    rng, wrong = np.random.default_rng(6), 0
+    for _ in range(200):
+        suits = np.repeat(rng.normal(0, 0.02, 12), 8)
+        scores = [
+            Score("clip_t", arm, f"{i}", float(sign * s + rng.normal(0, 0.01)), "mini", i)
+            for arm, sign in (("one", 1), ("two", -1))
+            for i, s in enumerate(suits)
+        ]
+        wrong += only(scores).better is not None
+    assert wrong / 200 > 0.2
+
+
+def test_the_interval_covers_the_true_mean() -> None:
+    rng, covered = np.random.default_rng(7), 0
+    for _ in range(300):
+        values = 0.3 + rng.normal(0, 0.03, (12, 1)) + rng.normal(0, 0.03, (12, 2))
+        interval = compare.summarize(scores_of("one", values.tolist()), SECTION)["one"]["clip_t"]
+        covered += interval.low <= 0.3 <= interval.high
+    assert 0.91 <= covered / 300 <= 0.99
+
+
+def test_training_runs_are_resampled_where_there_are_several() -> None:
+    """Runs that differ by more than prompts do must widen the interval."""
+    rng = np.random.default_rng(8)
+    noise = rng.normal(0, 0.001, (24, 1))
+    runs = [0.0, 0.03, -0.02, 0.02]
+    several = [
+        s
+        for seed, shift in enumerate(runs)
+        for arm, sign in (("one", 1), ("two", -1))
+        for s in scores_of(arm, (0.25 + sign * (shift + noise)).tolist(), training_seed=seed)
+    ]
+    found = only(several)
+    assert found.better is None
+    assert found.difference.high - found.difference.low > 0.03
+    assert found.difference.n == 96 and found.difference.clusters == 24
+
+
+def test_the_base_is_paired_with_every_training_run() -> None:
+    values = [[0.2], [0.3], [0.4], [0.3], [0.2], [0.1]]
+    better = [[v + 0.1 for v in row] for row in values]
+    scores = scores_of("base", values)
+    for seed in (3, 4):
+        scores += scores_of("human", better, training_seed=seed)
+    found = only(scores)
+    assert (found.first, found.second, found.better) == ("human", "base", "human")
+    assert found.difference.mean == pytest.approx(0.1)
+    assert found.difference.n == 12
+
+
+def test_arms_of_different_training_seeds_are_not_compared_silently() -> None:
+    scores = scores_of("one", [[0.1]] * 6, training_seed=0) + scores_of("two", [[0.1]] * 6, training_seed=1)
+    with pytest.raises(DataError, match="'one' and 'two' have no training seed in common .*train.seed"):
+        compare.compare(scores, SECTION, {"clip_t": True})
+
+
+def test_the_same_scores_give_the_same_intervals_in_any_order() -> None:
+    scores = experiment(np.random.default_rng(1), 12, 2, 0.01, False)
+    shuffled = list(reversed(scores))
+    first, second = compare.summarize(scores, SECTION), compare.summarize(shuffled, SECTION)
+    assert first == second
+    (one,), (two,) = (compare.compare(s, SECTION, {"clip_t": True}) for s in (scores, shuffled))
+    assert one.difference.mean == pytest.approx(-two.difference.mean)
+
+
+def test_an_interval_does_not_depend_on_other_metrics() -> None:
+    scores = experiment(np.random.default_rng(1), 12, 2, 0.01, False)
+    more = scores_of("one", [[0.5]] * 12, "clip_i") + scores
+    assert compare.summarize(more, SECTION)["one"]["clip_t"] == compare.summarize(scores, SECTION)["one"]["clip_t"]
+
+
+def test_pairing_removes_what_makes_prompts_hard() -> None:
+    rng = np.random.default_rng(2)
+    ease = rng.normal(0, 0.5, (12, 1))
+    scores = scores_of("one", (ease + 0.05).tolist()) + scores_of("two", (ease + rng.normal(0, 0.01, (12, 1))).tolist())
+    of_one = compare.summarize(scores, SECTION)["one"]["clip_t"]
+    assert of_one.high - of_one.low > 0.3
+    assert only(scores).better == "one"
+
+
+def test_only_items_that_both_arms_have_are_compared() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(0.3, 0.05, (10, 1))
+    scores = scores_of("one", values.tolist()) + scores_of("two", (values[:7] - 0.02).tolist())
+    found = only(scores)
+    assert found.difference.n == 7
+    assert found.difference.mean == pytest.approx(0.02)
+
+
+def test_every_pair_of_arms_then_every_arm_against_the_base_but_never_real_pictures() -> None:
+    scores = [s for arm in ("base", "a", "b", "c", "real") for s in scores_of(arm, [[0.1]] * 6)]
+    found = compare.compare(scores, SECTION, {"clip_t": True})
+    pairs = [(c.first, c.second) for c in found]
+    assert pairs == [("a", "b"), ("a", "c"), ("b", "c"), ("a", "base"), ("b", "base"), ("c", "base")]
+    assert all(c.better is None for c in found)
+    assert set(compare.summarize(scores, SECTION)) == {"base", "a", "b", "c", "real"}
+
+
+def test_real_pictures_are_clusters_of_their_own() -> None:
+    scores = [Score("clip_i", "real", f"e{i}", 0.8 + 0.01 * i, "mini") for i in range(5)]
+    assert compare.summarize(scores, SECTION)["real"]["clip_i"].clusters == 5
+
+
+def test_too_few_prompts_never_claim_a_difference() -> None:
+    few = FEWEST_PROMPTS - 1
+    found = only(scores_of("one", [[0.5]] * few) + scores_of("two", [[0.1]] * few))
+    assert found.better is None
+    assert found.sentence.startswith("Too few prompts (below 6) to tell a difference in prompt following")
+    enough = only(scores_of("one", [[0.5]] * FEWEST_PROMPTS) + scores_of("two", [[0.1]] * FEWEST_PROMPTS))
+    assert enough.better == "one"
+
+
+def test_a_share_of_nothing_is_not_certain() -> None:
+    interval = compare.summarize(scores_of("one", [[0.0]] * 16, "oracle_subject"), SECTION)["one"]["oracle_subject"]
+    assert (interval.mean, interval.low) == (0.0, 0.0)
+    assert interval.high == pytest.approx(0.206, abs=1e-3)  # Clopper-Pearson for 0 of 16
+    always = compare.summarize(scores_of("one", [[1.0]] * 16, "oracle_subject"), SECTION)["one"]["oracle_subject"]
+    assert (always.low, always.high) == (pytest.approx(0.794, abs=1e-3), 1.0)
+
+
+def test_lower_is_better_for_leaks() -> None:
+    leaks = [[1.0], [0.0], [1.0], [1.0], [0.0], [1.0], [1.0], [1.0], [1.0]]
+    scores = scores_of("leaky", leaks, "oracle_leak") + scores_of("tight", [[0.0]] * 9, "oracle_leak")
+    found = only(scores, higher_is_better=False)
+    assert found.better == "tight"
+    assert found.difference.mean > 0
+    assert found.sentence.startswith(
+        "tight lets the subject leak into ordinary pictures less often than leaky, by 78 points ("
+    )
+
+
+def test_the_sentence_of_a_difference() -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(0.25, 0.02, (24, 1))
+    better = (values + 0.021 + rng.normal(0, 0.01, (24, 1))).tolist()
+    scores = scores_of("human", better) + scores_of("blip", values.tolist()) + scores_of("base", values.tolist())
+    between, human, blip = compare.compare(scores, SECTION, {"clip_t": True})
+    d = between.difference
+    assert between.sentence == (
+        f"human follows the prompts better than blip, by {d.mean:.3f} ({d.low:.3f} to {d.high:.3f}, 24 prompts; "
+        "these two files, one training run each)."
+    )
+    assert human.sentence.startswith("human follows the prompts better than the base model, by 0.0")
+    assert blip.sentence == (
+        "No detectable difference in prompt following between blip and the base model: "
+        "0.000 (0.000 to 0.000, 24 prompts)."
+    )
+
+
+def test_the_worse_arm_first_gives_the_same_sentence_turned_round() -> None:
+    values = [[0.1 + 0.01 * i] for i in range(8)]
+    better = [[v[0] + 0.05 + 0.001 * i] for i, v in enumerate(values)]
+    found = only(scores_of("worse", values) + scores_of("good", better))
+    assert found.better == "good" and found.difference.mean < 0
+    assert found.sentence.startswith("good follows the prompts better than worse, by 0.05")
+    assert "\N{MINUS SIGN}" not in found.sentence
+
+
+def test_an_end_that_is_not_zero_is_not_printed_as_zero() -> None:
+    rng = np.random.default_rng(0)
+    values = 0.0004 + rng.normal(0, 0.0001, (12, 1))
+    found = only(scores_of("one", values.tolist()) + scores_of("two", [[0.0]] * 12))
+    assert found.better == "one"
+    assert "(0.000 to" not in found.sentence
+
+
+def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
+    scores = scores_of("one", [[-0.2], [0.2], [-0.3], [0.3], [-0.1], [0.0999]]) + scores_of("two", [[0.0]] * 6)
+    sentence = only(scores).sentence
+    assert ": 0.000 (\N{MINUS SIGN}0." in sentence and "-" not in sentence
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(3, 3.182), (5, 2.571), (11, 2.201), (23, 2.069), (99, 1.984)])
+def test_the_t_quantile_is_that_of_the_tables(degrees: int, expected: float) -> None:
+    assert compare.student_t(0.975, degrees) == pytest.approx(expected, rel=0.01)
