@@ -1,4 +1,4 @@
-"""A whole run's story without any model: every picture is drawn in the mini world, every score follows from what was drawn."""
+"""A run's story without any model: pictures drawn in the mini world, scores that follow from what was drawn."""
 
 from __future__ import annotations
 

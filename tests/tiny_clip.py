@@ -1,4 +1,4 @@
-"""A CLIP model of random weights with a tokenizer of bytes, as a folder that loads like any other: for tests of the metrics."""
+"""A CLIP model of random weights with a tokenizer of bytes, in a folder that loads like any other: for tests."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from captune import randomness
 from captune.errors import DataError, RecipeError
 from captune.runs import atomic
+from captune.tensors import to_bytes
 
 ADAPTER = "captune"  # peft's name for the one adapter that is injected at a time
 
@@ -117,7 +117,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], spec: LoraSpec, facts: Mappi
     """Write an adapter file; equal weights and facts give equal bytes."""
     header = {"captune_lora": json.dumps(asdict(spec), sort_keys=True), **facts}
     with atomic(path) as part:
-        save_file({k: v.contiguous() for k, v in sorted(tensors.items())}, part, dict(sorted(header.items())))
+        part.write_bytes(to_bytes({k: v.contiguous() for k, v in sorted(tensors.items())}, header))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], LoraSpec, dict[str, str]]:

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline", "planning"}),
     frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "report"}),
     frozenset({"families", "captioners", "metrics", "exporters", "engines"}),
-    frozenset({"captions", "images", "adapters", "randomness", "runs", "mini", "weights"}),
+    frozenset({"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors"}),
     frozenset({"recipe", "types"}),
     frozenset({"errors", "parts", "progress"}),
 )

@@ -251,8 +251,8 @@ def test_the_verdict_names_the_arm_that_taught_best() -> None:
         ],
     )
     assert told.subject == (
-        "The arm human taught the subject best: it is in 88% of the pictures that ask for it with human, 46% with blip "
-        "and 0% without a LoRA."
+        "The arm human taught the subject best: it is in 88% of the pictures that ask for it with human, 46% with "
+        "blip and 0% without a LoRA."
     )
     assert told.sure == "human leads blip by 42 points (32 to 52, 24 prompts)."
     assert told.following == (
@@ -272,8 +272,8 @@ def test_no_detectable_difference_is_a_legal_verdict() -> None:
         ],
     )
     assert told.subject == (
-        "No detectable difference between blip and human in teaching the subject: it is in 83% of the pictures that ask "
-        "for it with blip, 80% with human and 0% without a LoRA."
+        "No detectable difference between blip and human in teaching the subject: it is in 83% of the pictures that "
+        "ask for it with blip, 80% with human and 0% without a LoRA."
     )
     assert told.sure == "The difference between blip and human is 3 points (\N{MINUS SIGN}7 to 13, 24 prompts)."
 
@@ -313,9 +313,9 @@ def test_without_the_oracle_clip_judges() -> None:
         [comparison("clip_i", "human", "base", 0.2, "human"), comparison("clip_t", "human", "base", 0.0, None)],
     )
     assert told.text == (
-        "The arm human taught the subject: its likeness to the training pictures is 0.800 with human and 0.600 without a "
-        "LoRA. human leads the base model by 0.200 (0.100 to 0.300, 24 prompts). Prompt following (CLIP-T) is 0.280 with "
-        "human and 0.280 without a LoRA: not detectably changed by the LoRA."
+        "The arm human taught the subject: its likeness to the training pictures is 0.800 with human and 0.600 "
+        "without a LoRA. human leads the base model by 0.200 (0.100 to 0.300, 24 prompts). Prompt following (CLIP-T) is "
+        "0.280 with human and 0.280 without a LoRA: not detectably changed by the LoRA."
     )
 
 

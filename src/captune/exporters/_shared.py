@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -10,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -67,21 +65,6 @@ def rounded(value: Tensor, precision: str) -> Tensor:
 def most_common(values: Iterable[Value]) -> Value:
     """The value met most often, the first of equals."""
     return Counter(values).most_common(1)[0][0]
-
-
-def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with keys in sorted order: equal tensors and metadata give equal bytes.
-
-    The library itself writes the metadata in an order that changes from process to process.
-    """
-    plain = safetensors.torch.save(dict(tensors))
-    length = int.from_bytes(plain[:8], "little")
-    entries = json.loads(plain[8 : 8 + length])
-    header = json.dumps(
-        {"__metadata__": dict(sorted(metadata.items())), **entries}, ensure_ascii=False, separators=(",", ":")
-    ).encode()
-    header += b" " * (-len(header) % 8)  # the format wants the tensors to begin at a multiple of 8 bytes
-    return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
 def write(path: Path, content: bytes) -> None:

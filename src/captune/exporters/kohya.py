@@ -14,7 +14,8 @@ from torch import Tensor
 
 from captune import parts
 from captune.exporters import LoraFile, LoraModule
-from captune.exporters._shared import check, model_name, most_common, rounded, sides, to_bytes, write
+from captune.exporters._shared import check, model_name, most_common, rounded, sides, write
+from captune.tensors import to_bytes
 
 
 @dataclass(frozen=True)

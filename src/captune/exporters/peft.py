@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from captune.exporters import LoraFile, LoraModule
-from captune.exporters._shared import check, model_name, most_common, rounded, to_bytes, write
+from captune.exporters._shared import check, model_name, most_common, rounded, write
+from captune.tensors import to_bytes
 
 
 class Peft:

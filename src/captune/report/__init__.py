@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(story: Story, folder: StageFolder, progress: Progress) -> Path:
-    """Write index.html, which loads nothing from anywhere, and summary.json into the folder; returns the page's path."""
+    """Write index.html, which loads nothing from anywhere, and summary.json into the folder; return the page's path."""
     from captune.report import summary
 
     page = folder.path / "index.html"
