@@ -1,6 +1,6 @@
 """Writes the shipped weights from the checkpoints' averages: fp16 safetensors in the standard folder format.
 
-    python -m mini_training.assemble WORK [--out src/captune/mini/weights]
+python -m mini_training.assemble WORK [--out src/captune/mini/weights]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Renders the mini world once into arrays on disk, so that training does not wait for Pillow.
 
-    python -m mini_training.data WORK [--count 64000]
+python -m mini_training.data WORK [--count 64000]
 """
 
 from __future__ import annotations

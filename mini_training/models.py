@@ -115,5 +115,7 @@ def blip(vocabulary: int, dec: int, sep: int) -> BlipForConditionalGeneration:
         initializer_range=0.02,  # the class's own default, 1e-10, leaves the tower almost unable to learn
     )
     return BlipForConditionalGeneration(
-        BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128, image_text_hidden_size=128)
+        BlipConfig(
+            text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128, image_text_hidden_size=128
+        )
     )

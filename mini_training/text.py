@@ -1,6 +1,6 @@
 """Captions for the rendered scenes, and the two tokenizers trained on them.
 
-    python -m mini_training.text WORK
+python -m mini_training.text WORK
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import string
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, CLIPTokenizerFast
 
 from captune.mini import grammar, world
@@ -56,9 +56,7 @@ def train_bpe(captions: list[str], folder: Path, size: int = 1400) -> None:
     words += [w for w in model["vocab"] if w not in set(words)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
-    tokenizer = CLIPTokenizerFast(
-        vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=CONTEXT
-    )
+    tokenizer = CLIPTokenizerFast(vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=CONTEXT)
     tokenizer.save_pretrained(folder)
 
 

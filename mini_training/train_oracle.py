@@ -1,6 +1,6 @@
 """Trains the oracle on renders of the world and of the subjects, sharp, blurred, noisy and rebuilt by the VAE.
 
-    python -m mini_training.train_oracle WORK [--steps 3000]
+python -m mini_training.train_oracle WORK [--steps 3000]
 """
 
 from __future__ import annotations

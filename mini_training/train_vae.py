@@ -1,6 +1,6 @@
 """Trains the VAE: world pictures, the same in other colours, and pictures of random things.
 
-    python -m mini_training.train_vae WORK [--steps 6500]
+python -m mini_training.train_vae WORK [--steps 6500]
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mini_training import data, fit, models
@@ -29,7 +28,9 @@ def _random_chunk(seed: int) -> np.ndarray:
 
 def render_random(work: Path, chunks: int = 32) -> None:
     with ProcessPoolExecutor(2) as pool:
-        np.save(work / "random.npy", np.concatenate(list(pool.map(_random_chunk, range(5_000_000, 5_000_000 + chunks)))))
+        np.save(
+            work / "random.npy", np.concatenate(list(pool.map(_random_chunk, range(5_000_000, 5_000_000 + chunks))))
+        )
 
 
 def reconstruction_loss(rebuilt: Tensor, pixel_values: Tensor) -> Tensor:

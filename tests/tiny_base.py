@@ -46,7 +46,10 @@ def write_tiny_base(folder: Path, prediction_type: str = "epsilon") -> str:
         tokenizer=tokenizer,
         unet=unet,
         scheduler=DPMSolverMultistepScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type=prediction_type,
             steps_offset=1,
         ),
         safety_checker=None,

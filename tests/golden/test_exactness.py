@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests import tiny_base
 
 from captune import adapters, pipeline, recipe
 from captune.progress import Silent
 from captune.runs import RunFolder
+from tests import tiny_base
 
 SOURCE = Path(__file__).parents[2] / "src"
 RECIPE = """

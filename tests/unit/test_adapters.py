@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests import tiny_sd
 import torch
 
 from captune import adapters
 from captune.errors import DataError, RecipeError
 from captune.families.sd import StableDiffusion
+from tests import tiny_sd
 
 TARGETS = {name: targets.presets for name, targets in StableDiffusion.targets.items()}
 

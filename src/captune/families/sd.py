@@ -56,7 +56,9 @@ class StableDiffusion:
             pipeline.text_encoder.set_attn_implementation("eager")
         self._pipeline = pipeline
         self._vae: AutoencoderKL = pipeline.vae
-        self._vae.to(torch.float32)  # SD's VAE overflows in fp16, and pictures are judged: 8 bits need more than bf16 has
+        self._vae.to(
+            torch.float32
+        )  # SD's VAE overflows in fp16, and pictures are judged: 8 bits need more than bf16 has
         self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
         self.components: Mapping[str, nn.Module] = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
         training = DDPMScheduler.from_config(pipeline.scheduler.config)

@@ -56,7 +56,9 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise DataError(f"the prepared picture {path} cannot be read: {error}; delete the run's prepare folder") from error
+        raise DataError(
+            f"the prepared picture {path} cannot be read: {error}; delete the run's prepare folder"
+        ) from error
 
 
 class Texts:

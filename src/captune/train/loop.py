@@ -139,9 +139,7 @@ def _saved_step(loop: Loop) -> int:
     return int(torch.load(_path(loop), weights_only=True)["step"])
 
 
-def _save(
-    loop: Loop, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: State
-) -> None:
+def _save(loop: Loop, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: State) -> None:
     """The whole state, atomically: killed at any moment, either this checkpoint is there or the one before."""
     weights = {name: p.detach().cpu() for name, p in parameters.items()}
     content: dict[str, Any] = {"weights": weights, "optimizer": optimizer.state_dict(), **vars(state)}

@@ -38,5 +38,9 @@ def count_steps(
     text = f"{parts} = {batches} batches"
     if accumulation > 1:
         text += f", ceil({batches} / {accumulation}) = {per_epoch} steps"
-    text += f" per epoch; {total} steps are {rounds} epochs" if epochs is None else f" per epoch; x {rounds} = {total} steps"
+    text += (
+        f" per epoch; {total} steps are {rounds} epochs"
+        if epochs is None
+        else f" per epoch; x {rounds} = {total} steps"
+    )
     return Steps(batches, per_epoch, rounds, total, text)
