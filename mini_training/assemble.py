@@ -51,7 +51,8 @@ def loaded(model: nn.Module, state: dict[str, Tensor], prefix: str = "") -> nn.M
 
 def read_vae(work: Path) -> AutoencoderKL:
     """The VAE, with the scaling factor that the UNet was trained on."""
-    vae = loaded(models.vae(), fit.averaged(work / "vae.ckpt.pt"))
+    longer = work / "decoder.ckpt.pt"  # the same encoder, its decoder trained on
+    vae = loaded(models.vae(), fit.averaged(longer if longer.exists() else work / "vae.ckpt.pt"))
     if (work / "latents.json").exists():
         vae.register_to_config(scaling_factor=json.loads((work / "latents.json").read_text())["scaling_factor"])
     return vae

@@ -212,7 +212,7 @@ def _costs(arms: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "evaluate": {"seconds": 3.1},
     }
     for index, arm in enumerate(arms):
-        words = {"mean": 21.3, "max": 52, "cut": 1} if index == 0 else {"mean": 12.1, "max": 15, "cut": 0}
+        words = {"mean": 21.3, "longest": 52, "cut": 1} if index == 0 else {"mean": 12.1, "longest": 15, "cut": 0}
         costs[f"arms/{arm}/caption"] = {"seconds": 0.1 + index * 2}
         costs[f"arms/{arm}/train"] = {
             "seconds": 31.0 + index,
@@ -220,7 +220,7 @@ def _costs(arms: tuple[str, ...]) -> dict[str, dict[str, Any]]:
             "pictures_per_second": 15.4,
             "caption_tokens": words,
             "peak_mib": 912.3,
-            "base_fingerprint": "ab12" * 16,
+            "inputs": {"base": "ab12" * 16},
         }
         costs[f"arms/{arm}/sample"] = {"seconds": 14.0 + index}
         costs[f"arms/{arm}/export"] = {"seconds": 0.2}

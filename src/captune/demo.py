@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from captune import pipeline, recipe, runs
 from captune.mini import grammar, subjects, world
 from captune.parts import unknown
@@ -25,7 +27,37 @@ def run_demo(folder: RunFolder, progress: Progress, *, subject: str = "jefpajot"
         raise unknown("subject", subject, subjects.SUBJECTS)
     pictures = folder.path / "photos"
     draw_photos(subject, pictures)
-    return pipeline.run(demo_recipe(subject, pictures), folder, progress)
+    outcome = pipeline.run(demo_recipe(subject, pictures), folder, progress)
+    overview = folder.path / "demo.png"
+    with runs.atomic(overview) as part:
+        draw_overview(folder).save(part, "PNG")
+    progress.say(f"picture: {overview}")
+    return outcome
+
+
+def draw_overview(folder: RunFolder, columns: int = 8, tile: int = 128) -> Image.Image:
+    """The demo in one picture: photographs, and below each other the same prompts without and with each arm's LoRA."""
+    places = {"base": "without LoRA"} | {path.parent.name: path.parent.name for path in _arm_samples(folder)}
+    rows: dict[str, list[Path]] = {"photographs": sorted((folder.path / "photos").glob("*.png"))[:columns]}
+    every = max(1, 24 // columns)  # spread over the backgrounds and the places
+    for arm, title in places.items():
+        sample = folder.stage("base/sample") if arm == "base" else folder.arm(arm, "sample")
+        rows[title] = sorted((sample.path / "pictures").glob("*.png"))[: columns * every : every]
+    margin, gap = 150, 4
+    sheet = Image.new("RGB", (margin + columns * (tile + gap), len(rows) * (tile + gap)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    for y, (title, paths) in enumerate(rows.items()):
+        pen.text((8, y * (tile + gap) + tile // 2), title, fill=(40, 40, 48), font=font, anchor="lm")
+        for x, path in enumerate(paths):
+            with Image.open(path) as picture:
+                shown = picture.convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(shown, (margin + x * (tile + gap), y * (tile + gap)))
+    return sheet
+
+
+def _arm_samples(folder: RunFolder) -> list[Path]:
+    recipe_arms = [arm.name for arm in recipe.read(folder.recipe).arm]
+    return [folder.arm(name, "sample").path for name in recipe_arms]
 
 
 def draw_photos(subject: str, folder: Path, count: int = PICTURES) -> None:

@@ -109,7 +109,9 @@ def test_the_sd15_recipe_trains_samples_and_exports(tmp_path: Path) -> None:
         "evaluate.metrics=[]",
     ]
     values = recipe.read(RECIPE, changed).model_dump(mode="json", exclude_none=True)
-    values["train"] = {k: v for k, v in values["train"].items() if k not in ("epochs", "save_every_epochs")} | {"steps": 2}
+    values["train"] = {k: v for k, v in values["train"].items() if k not in ("epochs", "save_every_epochs")} | {
+        "steps": 2
+    }
     values["sample"].pop("every_epochs", None)
     values["regularization"] = {"count": 0}
     for arm in values["arm"]:

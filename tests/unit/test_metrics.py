@@ -202,6 +202,9 @@ def test_the_subject_is_seen_where_it_is(perfect: PerfectOracle, tmp_path: Path)
 def test_oracle_subject_refuses_a_trigger_word_it_does_not_know() -> None:
     with pytest.raises(RecipeError, match="oracle_subject only knows the mini world's subjects .*jefpajot.*'sks'"):
         scored("oracle_subject", [], "sks")
+    with pytest.raises(RecipeError, match="oracle_leak only knows .*'sks'"):
+        metrics.check(["clip_t", "oracle_leak"], "sks")
+    metrics.check(["oracle_leak", "oracle_subject"], "zuffar")
 
 
 @pytest.mark.parametrize("style", grammar.STYLES)

@@ -216,7 +216,7 @@ def test_the_summary_holds_the_numbers(story: Story, tmp_path: Path) -> None:
     assert summary["comparisons"][0]["sentence"] == story.comparisons[0].sentence
     assert summary["seconds"]["prepare"] == 0.4
     assert summary["seconds"]["arms"]["human"]["train"] == 31.0
-    assert summary["tokens"]["human"] == {"mean": 21.3, "max": 52, "cut": 1}
+    assert summary["tokens"]["human"] == {"mean": 21.3, "longest": 52, "cut": 1}
     assert summary["versions"]["torch"] == "2.13.0"
     assert summary["hashes"]["adapters"]["blip"] == story.adapters["blip"].sha256
     assert summary["exports"]["human"][0]["file"] == "arms/human/export/jefpajot-human.safetensors"

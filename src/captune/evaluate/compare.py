@@ -128,12 +128,11 @@ def _interval(values: Mapping[Key, tuple[str, float]], section: EvaluateSection,
 
 
 def _resampled_means(table: _Table, resamples: int, generator: np.random.Generator) -> Floats:
-    """The mean of each bootstrap resample, (resamples,): how often each run and each prompt was drawn weighs it."""
+    """The mean of each bootstrap resample, (resamples,): training runs and prompts are drawn with replacement."""
     runs, clusters = table.sums.shape
-    of_runs = generator.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
-    of_clusters = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(np.float64)
-    sums = ((of_runs @ table.sums) * of_clusters).sum(axis=1)
-    counts = ((of_runs @ table.counts) * of_clusters).sum(axis=1)
+    rows = generator.integers(0, runs, (resamples, runs, 1))
+    columns = generator.integers(0, clusters, (resamples, 1, clusters))
+    sums, counts = table.sums[rows, columns].sum(axis=(1, 2)), table.counts[rows, columns].sum(axis=(1, 2))
     means: Floats = np.where(counts > 0, sums / np.maximum(counts, 1), table.mean)
     return means
 

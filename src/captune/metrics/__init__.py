@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from captune import parts
+from captune.errors import RecipeError
 
 METRICS: dict[str, str] = {
     "clip_t": "captune.metrics.clip_t:ClipT",
@@ -17,6 +18,7 @@ METRICS: dict[str, str] = {
     "oracle_background": "captune.metrics.oracle_background:OracleBackground",
     "oracle_prompt": "captune.metrics.oracle_prompt:OraclePrompt",
 }
+OF_MINI_SUBJECTS = ("oracle_subject", "oracle_leak")  # these must know which subject the trigger word calls
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,27 @@ def facts_of(metric: Metric) -> MetricFacts:
     )
 
 
-def check(names: Sequence[str]) -> None:
-    """Raise a RecipeError for an unknown metric, before anything is loaded."""
+def check(names: Sequence[str], trigger_word: str | None = None) -> None:
+    """Raise a RecipeError for an unknown metric, or one that cannot know the trigger word, before anything is loaded."""
     for name in names:
         if name not in METRICS:
             raise parts.unknown("metric", name, METRICS)
+        if name in OF_MINI_SUBJECTS and trigger_word is not None:
+            mini_subject(trigger_word, name)
+
+
+def mini_subject(trigger_word: str, metric: str) -> str:
+    """The mini world's subject behind a trigger word; a RecipeError where there is none."""
+    from captune.mini.subjects import SUBJECTS
+
+    for subject in SUBJECTS.values():
+        if subject.trigger_word.lower() == trigger_word.strip().lower():
+            return subject.name
+    known = ", ".join(subject.trigger_word for subject in SUBJECTS.values())
+    raise RecipeError(
+        f"evaluate.metrics: {metric} only knows the mini world's subjects ({known}), and dataset.trigger_word is "
+        f"{trigger_word!r}; leave {metric} out for other pictures"
+    )
 
 
 def load(names: Sequence[str], context: Context) -> Mapping[str, Metric]:

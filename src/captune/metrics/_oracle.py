@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from captune import weights
-from captune.errors import ModelError, RecipeError
+from captune.errors import ModelError
 from captune.metrics._encoder import open_rgb, version_of
-from captune.mini import grammar, subjects, world
+from captune.mini import grammar, world
 from captune.mini.oracle import Oracle, Reading
 
 ENCODER = "mini world oracle"
@@ -46,18 +46,6 @@ def load() -> Readings:
             f"the mini world's oracle {path} could not be loaded ({str(error).splitlines()[0]}); install captune "
             "again, or leave the oracle_* metrics out of evaluate.metrics"
         ) from error
-
-
-def subject_of(trigger_word: str, metric: str) -> str:
-    """The mini world's subject behind a trigger word; a RecipeError where there is none."""
-    for subject in subjects.SUBJECTS.values():
-        if subject.trigger_word.lower() == trigger_word.strip().lower():
-            return subject.name
-    known = ", ".join(s.trigger_word for s in subjects.SUBJECTS.values())
-    raise RecipeError(
-        f"evaluate.metrics: {metric} only knows the mini world's subjects ({known}), and dataset.trigger_word is "
-        f"{trigger_word!r}; leave {metric} out for other pictures"
-    )
 
 
 @dataclass(frozen=True)

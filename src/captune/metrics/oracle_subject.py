@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captune.metrics import Context, Item, _oracle
+from captune.metrics import Context, Item, _oracle, mini_subject
 
 
 class OracleSubject:
@@ -25,7 +25,7 @@ class OracleSubject:
 
     def __init__(self, context: Context) -> None:
         self.warnings: list[str] = []
-        self._subject = _oracle.subject_of(context.trigger_word, self.name)
+        self._subject = mini_subject(context.trigger_word, self.name)
         self._batch_size = context.batch_size
 
     def score(self, items: Sequence[Item]) -> list[float | None]:

@@ -16,7 +16,7 @@ Intervals = Mapping[str, Mapping[str, Interval]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`subject`: how well it was taught; `sure`: by how much, with the interval; `following`: what became of prompts."""
+    """`subject`: how well it was taught; `sure`: by how much, and its interval; `following`: what became of prompts."""
 
     subject: str
     sure: str = ""

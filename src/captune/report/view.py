@@ -21,6 +21,7 @@ COLORS = 6  # arms beyond take the colours again
 STAGES = {
     "prepare": "Prepare pictures",
     "regularization": "Regularization images",
+    "latents": "Encode pictures",
     "caption": "Write captions",
     "train": "Train the LoRA",
     "sample": "Draw samples",
@@ -165,6 +166,7 @@ def page(story: Story) -> dict[str, Any]:
         "progress": _progress(story, columns),
         "captioned": _captioned(story, columns),
         "preparation": _preparation(story),
+        "file_notes": [f"{arm}: {line}" for arm in story.arms for line in _warnings(story, f"arms/{arm}/export")],
         "losses": curves.plot(story.losses),
         "costs": _costs(story, columns),
         "exports": _exports(story, columns),
@@ -424,7 +426,12 @@ def _preparation(story: Story) -> list[str]:
         f"Left out: {row.get('file', '')} ({row.get('reason', '')})" if isinstance(row, Mapping) else f"Left out: {row}"
         for row in manifest.get("skipped", [])
     ]
-    return [*skipped, *(str(warning) for warning in manifest.get("warnings", []))]
+    said = [f"{arm}: {line}" for arm in story.arms for line in _warnings(story, f"arms/{arm}/caption")]
+    return [*skipped, *_warnings(story, "prepare"), *said]
+
+
+def _warnings(story: Story, stage: str) -> list[str]:
+    return [str(warning) for warning in story.costs.get(stage, {}).get("warnings", [])]
 
 
 def _place(stage: str) -> tuple[str, str]:
@@ -468,7 +475,7 @@ _MEASURED: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("Training steps", "train", lambda m: _number(m, "total_steps")),
     ("Pictures per second, training", "train", lambda m: _number(m, "pictures_per_second", digits=1)),
     ("Tokens per caption, mean", "train", lambda m: _number(m, "caption_tokens", "mean", digits=1)),
-    ("Tokens per caption, longest", "train", lambda m: _number(m, "caption_tokens", "max")),
+    ("Tokens per caption, longest", "train", lambda m: _number(m, "caption_tokens", "longest")),
     ("Captions cut by the tokenizer", "train", lambda m: _number(m, "caption_tokens", "cut")),
     ("Peak memory, training", "train", lambda m: _number(m, "peak_mib", unit=" MiB")),
 )
@@ -534,5 +541,5 @@ def hashes_of(story: Story) -> list[tuple[str, str]]:
     rows = [(f"LoRA of {arm}", adapter.sha256) for arm, adapter in story.adapters.items()]
     rows.append(("Recipe", runs.fingerprint(story.recipe.model_dump(mode="json"))))
     rows.append(("Training pictures", runs.fingerprint([[e.id, e.sha256] for e in story.examples])))
-    bases = {str(m["base_fingerprint"]) for m in story.costs.values() if m.get("base_fingerprint")}
+    bases = {str(m["inputs"]["base"]) for m in story.costs.values() if "base" in m.get("inputs", {})}
     return [*rows, *(("Base", value) for value in sorted(bases))]

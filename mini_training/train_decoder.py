@@ -1,0 +1,63 @@
+"""Trains the VAE's decoder on, its encoder frozen, so that pictures get sharper and the UNet's latents stay the same.
+
+python -m mini_training.train_decoder WORK [--steps 1500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mini_training import fit, models, train_vae
+
+
+def build(work: Path):
+    vae = models.vae()
+    vae.load_state_dict(fit.averaged(work / "vae.ckpt.pt"))
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    batch = train_vae.batches(work)
+
+    def make_loss(model: torch.nn.Module):
+        def loss(step: int, rng: np.random.Generator):
+            pixel_values = batch(rng)
+            with torch.autocast("cpu", torch.bfloat16):
+                with torch.no_grad():
+                    latents = model.encode(pixel_values).latent_dist.mean
+                    # a little noise, as the UNet's own latents are not exact either
+                    latents = latents + 0.05 * torch.randn_like(latents)
+                rebuilt = model.decode(latents).sample
+            rebuilt = rebuilt.float()
+            mse = (rebuilt - pixel_values).square().mean().item()
+            return train_vae.reconstruction_loss(rebuilt, pixel_values), {"mse": mse}
+
+        return loss
+
+    return vae, make_loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    plan = fit.Fit(
+        "decoder",
+        arguments.work,
+        arguments.steps,
+        arguments.learning_rate,
+        processes=arguments.processes,
+        betas=(0.9, 0.99),
+        ema=0.998,
+    )
+    fit.run(plan, functools.partial(build, arguments.work))
+
+
+if __name__ == "__main__":
+    main()
