@@ -46,6 +46,11 @@ class Fit:
     def checkpoint(self) -> Path:
         return self.work / f"{self.name}.ckpt.pt"
 
+    @property
+    def start(self) -> Path:
+        """A checkpoint whose averaged weights are taken where they fit, if there is one."""
+        return self.work / f"{self.name}.start.pt"
+
 
 def rate(fit: Fit, step: int) -> float:
     """Learning rate factor: linear warm-up, then a cosine down to `fit.final`."""
@@ -82,8 +87,10 @@ def _worker(rank: int, fit: Fit, build: Callable[[], tuple[nn.Module, Callable[[
         groups.append({"params": slow, "factor": 0.5})
     optimizer = torch.optim.AdamW(groups, lr=fit.learning_rate, betas=fit.betas, weight_decay=fit.weight_decay)
     parameters = [p for _, p in named]
-    average = {n: v.detach().clone() for n, v in model.state_dict().items()}
     start = 0
+    if not fit.checkpoint.exists() and fit.start.exists():  # a change of plan: other losses, the same model
+        model.load_state_dict(averaged(fit.start), strict=False)
+    average = {n: v.detach().clone() for n, v in model.state_dict().items()}
     if fit.checkpoint.exists():
         state = torch.load(fit.checkpoint, weights_only=True)
         model.load_state_dict(state["model"])

@@ -20,7 +20,7 @@ from transformers import BlipForConditionalGeneration, BlipVisionModel, PreTrain
 
 from captune.mini import grammar, oracle
 from mini_training import data, fit, models, text
-from mini_training.train_clip import VisionHeads, augmented, heads_loss
+from mini_training.train_clip import VisionHeads, augmented, heads_loss, trained_reader
 
 BATCH = 64
 SHARES = {"short": 0.55, "long": 0.15, "tags": 0.12, "instruction": 0.18}
@@ -121,6 +121,7 @@ def build(work: Path, steps: int):
     model.blip.set_attn_implementation("eager")  # twice as fast in bf16 on a CPU as the fused kernel and its backward
     start_vision(model.blip.vision_model)
     sample = torch.tensor(pictures[:256]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    reader = trained_reader(work)
     warm_start(model.blip.vision_model, work / "clip.ckpt.pt", sample)
 
     def make_loss(model: WithHeads):
@@ -133,9 +134,10 @@ def build(work: Path, steps: int):
             with torch.autocast("cpu", torch.bfloat16):
                 out = model.blip(pixel_values=pixel_values, input_ids=input_ids, labels=labels)
                 vision_logits = model.vision(out.last_hidden_state)
+                taught = model.vision.teach(out.last_hidden_state, pixel_values, reader) if reader else 0.0
             dense, notes = heads_loss(vision_logits, [seen_labels[i] for i in rows], "v")
             weight = HEADS_WEIGHT + (HEADS_LAST - HEADS_WEIGHT) * min(1.0, step / steps)
-            return out.loss + weight * dense, {"caption": out.loss.item(), **notes}
+            return out.loss + weight * (dense + taught), {"caption": out.loss.item(), **notes}
 
         return loss
 

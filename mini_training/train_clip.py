@@ -1,6 +1,7 @@
 """Trains CLIP: contrastive with hard negatives (same colour and background), and attribute heads on both towers.
 
 A contrastive loss alone is solved by colour and background and leaves shape out; the heads, dropped afterwards, do not.
+A transformer also learns form slowly from few pictures, so its patches are asked for what the oracle's convolutions see.
 
     python -m mini_training.train_clip WORK [--steps 4000]
 """
@@ -36,12 +37,18 @@ class WithHeads(nn.Module):
 
 
 class VisionHeads(nn.Module):
-    """Tokens (batch, 1 + 64, width) -> per place the oracle's classes, from the class token and three column bands."""
+    """What is asked of the vision tokens (batch, 1 + 64, width) while training.
+
+    `forward` gives per place the oracle's classes, from the class token and three column bands; `teach` is the loss
+    against the features of a trained reader at each patch's place.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.background = nn.Linear(width * 4, len(world.BACKGROUNDS))
         self.heads = nn.ModuleDict({k: nn.Linear(width * 4, 3 * n) for k, n in oracle.HEADS.items()})
+        self.fine = nn.Linear(width, 96)
+        self.coarse = nn.Linear(width, 128)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         grid = tokens[:, 1:].unflatten(1, (8, 8))
@@ -49,6 +56,27 @@ class VisionHeads(nn.Module):
         joint = torch.cat([tokens[:, 0], *bands], -1)
         out = {k: head(joint).unflatten(1, (3, -1)) for k, head in self.heads.items()}
         return {"background": self.background(joint), **out}
+
+    def teach(self, tokens: Tensor, pixel_values: Tensor, reader: oracle.Reader) -> Tensor:
+        with torch.no_grad():
+            fine = reader.features[:3](pixel_values)
+            coarse = reader.features[3](fine)
+        loss = torch.zeros(())
+        for head, seen in ((self.fine, fine), (self.coarse, F.interpolate(coarse, size=(8, 8), mode="bilinear"))):
+            target = F.layer_norm(seen.float().flatten(2).mT, (seen.shape[1],))
+            loss = loss + F.mse_loss(head(tokens[:, 1:]).float(), target)
+        return loss
+
+
+def trained_reader(work: Path) -> oracle.Reader | None:
+    """The oracle's network as it stands in the working folder, frozen; None if it is not trained yet."""
+    path = work / "oracle.ckpt.pt"
+    if not path.exists():
+        print(f"no {path}: the vision tower learns without a teacher")
+        return None
+    reader = oracle.Reader()
+    reader.load_state_dict(fit.averaged(path))
+    return reader.eval().requires_grad_(False)
 
 
 def text_labels(scene: world.Scene) -> dict[str, int]:
@@ -89,6 +117,7 @@ def build(work: Path):
     for i, scene in enumerate(scenes):
         groups[scene.background, scene.things[0].color].append(i)
     keys = sorted(groups)
+    reader = trained_reader(work)
     tokenizer = text.clip_tokenizer(work)
     model = WithHeads(models.clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id))
     model.clip.set_attn_implementation("eager")  # twice as fast in bf16 on a CPU as the fused kernel and its backward
@@ -105,6 +134,7 @@ def build(work: Path):
                 image_embeds = F.normalize(model.clip.visual_projection(vision.pooler_output).float(), dim=-1)
                 text_embeds = F.normalize(model.clip.text_projection(said.pooler_output).float(), dim=-1)
                 vision_logits = model.vision(vision.last_hidden_state)
+                taught = model.vision.teach(vision.last_hidden_state, pixel_values, reader) if reader else 0.0
                 joint = torch.cat([said.pooler_output, said.last_hidden_state.mean(1)], -1)
                 text_logits = {k: head(joint) for k, head in model.text.items()}
             logits = image_embeds @ text_embeds.T * model.clip.logit_scale.exp().clamp(max=60)
@@ -113,7 +143,7 @@ def build(work: Path):
             a, notes_a = heads_loss(vision_logits, [seen_labels[i] for i in rows], "v")
             b, notes_b = heads_loss(text_logits, [said_labels[i] for i in rows], "t")
             notes = {"contrastive": contrastive.item(), **notes_a, **notes_b}
-            return contrastive + 0.5 * a + 0.3 * b, notes
+            return contrastive + 0.5 * a + 0.3 * b + taught, notes
 
         return loss
 

@@ -47,27 +47,39 @@ def degraded(pixel_values: Tensor) -> Tensor:
     return out.clamp(-1, 1)
 
 
+@torch.no_grad()
+def rebuilt(work: Path, pictures: np.ndarray, batch: int = 100) -> np.ndarray:
+    """The pictures (count, height, width, 3) as the VAE shows them."""
+    vae = models.vae()
+    vae.load_state_dict(fit.averaged(work / "vae.ckpt.pt"))
+    out = []
+    for start in range(0, len(pictures), batch):
+        pixel_values = torch.from_numpy(np.array(pictures[start : start + batch])).permute(0, 3, 1, 2).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            shown = vae(pixel_values / 127.5 - 1).sample.float()
+        out.append(((shown.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(out)
+
+
 def build(work: Path):
-    pictures, scenes = data.load(work, "train")
-    world_labels = [oracle.labels(s) for s in scenes]
+    sources = [data.load(work, "train"), data.load(work, "held_out")]
+    pools = [(pictures, [oracle.labels(s) for s in scenes]) for pictures, scenes in sources]
     creatures = np.load(work / "subjects.npy", mmap_mode="r")
     creature_labels = torch.load(work / "subjects.labels.pt", weights_only=True)
-    vae = None
-    if (work / "vae.ckpt.pt").exists():
-        vae = models.vae()
-        vae.load_state_dict(fit.averaged(work / "vae.ckpt.pt"))
-        vae.requires_grad_(False)
+    pools.append((creatures, creature_labels))
+    pools.append((rebuilt(work, pools[0][0][:5000]), pools[0][1][:5000]))
+    pools.append((rebuilt(work, creatures[:3000]), creature_labels[:3000]))
+    shares = (0.45, 0.05, 0.15, 0.2, 0.15)
 
     def make_loss(model):
         def loss(step: int, rng: np.random.Generator):
-            ours = rng.integers(len(pictures), size=BATCH * 3 // 4)
-            theirs = rng.integers(len(creatures), size=BATCH - len(ours))
-            rows = np.concatenate([pictures[np.sort(ours)], creatures[np.sort(theirs)]])
-            truth = [world_labels[i] for i in np.sort(ours)] + [creature_labels[i] for i in np.sort(theirs)]
-            pixel_values = torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
-            if vae is not None and rng.random() < 0.3:
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                    pixel_values = vae(pixel_values).sample.float()
+            rows, truth = [], []
+            for pool in rng.choice(len(pools), size=BATCH, p=shares):
+                pictures, labels = pools[pool]
+                index = rng.integers(len(pictures))
+                rows.append(np.asarray(pictures[index]))
+                truth.append(labels[index])
+            pixel_values = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(degraded(pixel_values))
             total, notes = torch.zeros(()), {}
