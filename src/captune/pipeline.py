@@ -56,7 +56,7 @@ def check(recipe: Recipe) -> None:
             problems.append(f"{place}: {error}")
 
     collect("base.family", lambda: families.check(recipe.base))
-    collect("evaluate.metrics", lambda: metrics.check(recipe.evaluate.metrics))
+    collect("evaluate.metrics", lambda: metrics.check(recipe.evaluate.metrics, recipe.dataset.trigger_word))
     collect("export.formats", lambda: exporters.check(recipe.export.formats))
     for arm in recipe.arm:
         collect(f"arm {arm.name}", lambda arm=arm: captioners.check(arm.captioner))  # type: ignore[misc]

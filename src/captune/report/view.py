@@ -81,6 +81,7 @@ class Scored:
     ceiling: float | None
     axis: list[curves.Tick]
     judged: str
+    judge: str
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,7 @@ def _scored(story: Story, columns: Sequence[Column]) -> list[Scored]:
                 at.get(REAL),
                 [curves.Tick((t - low) * scale, _tick(name, t)) for t in curves.ticks(low, high, 4)],
                 f"{plural(most.n, 'picture')} of {plural(most.clusters, 'prompt')} per arm",
+                f"CLIP {facts.encoder}" if name.startswith("clip_") else facts.encoder,
             )
         )
     return found
