@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,23 +116,31 @@ class _Run:
 
     def train(self, arm: str, examples: Sequence[Example], said: Sequence[Caption]) -> Adapter:
         from captune.sample import draw_progress
-        from captune.train.cache import cache_latents
+        from captune.train.cache import Latents, cache_latents
         from captune.train.diffusion import train_lora
 
         section, sampling = self.recipe.train, self.recipe.sample
-        cache_folder, pictures = self.folder.stage("latents"), self.folder.path / "arms" / arm / "progress"
+
+        def latents() -> Latents:
+            stage = self.folder.stage("latents")
+            return cache_latents(examples, self.base, section.flip, self.family, stage, self.progress)
+
+        def after_epoch(adapter: Adapter) -> None:
+            pictures = self.folder.path / "arms" / arm / "progress"
+            draw_progress(sampling, self.recipe.prompts, adapter, self.family(), pictures)
+
         return train_lora(
             section,
             arm,
             self.base,
             examples,
             said,
-            lambda: cache_latents(examples, self.base, section.flip, self.family, cache_folder, self.progress),
+            latents,
             self.family,
             self.folder.arm(arm, "train"),
             self.progress,
             snapshot_every=sampling.every_epochs,
-            after_epoch=lambda a: _ignore(draw_progress(sampling, self.recipe.prompts, a, self.family(), pictures)),
+            after_epoch=after_epoch,
         )
 
     def sample(self, arm: str, adapter: Adapter | None) -> list[Sample]:
@@ -235,13 +243,7 @@ def _judge(
     return text, write_report(story, this.folder.stage("report"), this.progress)
 
 
-def _ignore(value: object) -> None:
-    """For callbacks whose result nobody wants."""
-
-
 def _weighted(example: Example, weight: float) -> Example:
-    from dataclasses import replace
-
     return replace(example, id=f"regularization/{example.id}", weight=weight)
 
 

@@ -30,6 +30,8 @@ def sample_arm(
     load_family: Callable[[], Family],
     folder: StageFolder,
     progress: Progress,
+    *,
+    title: str | None = None,
 ) -> list[Sample]:
     """Draw every prompt with every seed, with the arm's adapter or without any; pictures/*.png and samples.jsonl.
 
@@ -55,7 +57,7 @@ def sample_arm(
     wanted = [(index, prompt, seed) for index, prompt in enumerate(prompts) for seed in section.seeds]
     samples: list[Sample] = []
     try:
-        with progress.track(f"sample {arm}", len(wanted)) as bar:
+        with progress.track(title or f"sample {arm}", len(wanted)) as bar:
             for start in range(0, len(wanted), section.batch_size):
                 chunk = wanted[start : start + section.batch_size]
                 samples += _draw(section, chunk, arm, adapter, family, folder.path / "pictures", epoch=0)
@@ -101,7 +103,8 @@ def draw_regularization(
     """`count` pictures of `prompts` in turn, drawn by the base model itself, as training examples with their captions."""
     told = [prompts[i % len(prompts)] for i in range(count)]
     square = section.model_copy(update={"seeds": [0], "width": side, "height": side})
-    samples = sample_arm(square, told, BASE, base, None, load_family, folder, progress)
+    title = "regularization images"
+    samples = sample_arm(square, told, BASE, base, None, load_family, folder, progress, title=title)
     examples = [
         Example(
             id=f"regularization/{s.prompt_index:04d}",
