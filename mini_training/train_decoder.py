@@ -29,11 +29,11 @@ def build(work: Path):
                 with torch.no_grad():
                     latents = model.encode(pixel_values).latent_dist.mean
                     # a little noise, as the UNet's own latents are not exact either
-                    latents = latents + 0.05 * torch.randn_like(latents)
+                    latents = latents + 0.02 * torch.randn_like(latents)
                 rebuilt = model.decode(latents).sample
-            rebuilt = rebuilt.float()
-            mse = (rebuilt - pixel_values).square().mean().item()
-            return train_vae.reconstruction_loss(rebuilt, pixel_values), {"mse": mse}
+            mse = (rebuilt.float() - pixel_values).square().mean()
+            edges = train_vae.reconstruction_loss(rebuilt.float(), pixel_values)
+            return 8 * mse + 0.25 * edges, {"mse": mse.item()}
 
         return loss
 
