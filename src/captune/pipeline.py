@@ -71,7 +71,10 @@ class _Run:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
         self.recipe, self.folder, self.progress = recipe, folder, progress
-        self.base = weights.identity(recipe.base.model, recipe.base.family, recipe.base.revision)
+        base = recipe.base
+        identity = weights.identity(base.model, base.family, base.revision)
+        # number format and device shape every weight and picture: a change of them makes those stages anew
+        self.base = runs.fingerprint([identity, base.family, base.variant, base.precision, base.device])
         self.family: Callable[[], Family] = cache(self._load_family)
         self.tokens: dict[str, dict[str, tuple[int, int]]] = {}
 

@@ -55,7 +55,6 @@ class Family(Protocol):
     targets: Mapping[str, LoraTargets]
     export_prefixes: Mapping[str, str]  # component -> kohya's key prefix
     pipeline_class: str  # the diffusers pipeline that loads the exported LoRA
-    fingerprint: str  # a hash of the base's configuration and weights
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -45,7 +45,7 @@ class StableDiffusion:
         ),
     }
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device, dtype: torch.dtype, fingerprint: str):
+    def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device, dtype: torch.dtype):
         pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -59,7 +59,7 @@ class StableDiffusion:
         self._vae.to(
             torch.float32
         )  # SD's VAE overflows in fp16, and pictures are judged: 8 bits need more than bf16 has
-        self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
+        self.device, self.dtype = device, dtype
         self.components: Mapping[str, nn.Module] = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
         training = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.alphas_cumprod: Tensor = training.alphas_cumprod.float()
@@ -93,7 +93,7 @@ class StableDiffusion:
                 )
         except Exception as error:
             raise weights.loading_failed(place, "base model", error) from error
-        return cls(pipeline, device, dtype, weights.identity(section.model, "sd", section.revision))
+        return cls(pipeline, device, dtype)
 
     @property
     def default_size(self) -> tuple[int, int]:
