@@ -124,12 +124,19 @@ def seen_for(thing: world.Thing, reading: Reading) -> Seen | None:
     return next((s for s in reading.things if s.place == thing.place), next(iter(reading.things), None))
 
 
-def generate(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> list[Image.Image]:
-    """A picture for each prompt, its seed the prompt's number."""
+def base_pipeline(folder: Path) -> StableDiffusionPipeline:
+    # Without a dtype diffusers leaves the text encoder in the file's fp16.
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(pipeline: StableDiffusionPipeline, prompts: Sequence[str], first_seed: int = 0) -> list[Image.Image]:
+    """A picture for each prompt, its seed the prompt's number from `first_seed` on."""
     images: list[Image.Image] = []
     for start in range(0, len(prompts), BATCH):
         chunk = list(prompts[start : start + BATCH])
-        seeds = [torch.Generator().manual_seed(start + i) for i in range(len(chunk))]
+        seeds = [torch.Generator().manual_seed(first_seed + start + i) for i in range(len(chunk))]
         out = pipeline(chunk, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds)
         images += out.images
     return images
@@ -161,9 +168,7 @@ def psnr(image: Image.Image, other: Image.Image) -> float:
 
 
 def judge_base(folder: Path, oracle: Oracle, prompts: int, findings: Findings) -> None:
-    # Without a dtype diffusers leaves the text encoder in the file's fp16.
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = base_pipeline(folder)
     cases = full_prompts("base", prompts, "seen")
     images = generate(pipeline, [prompt for _, prompt in cases])
     readings = oracle.read(images)

@@ -1,4 +1,4 @@
-"""Trains CLIP: contrastive with hard negatives (same colour and background), and attribute heads on both towers.
+"""Trains CLIP: contrastive with hard negatives (same colour and background), shapes among twelve, attribute heads.
 
 A contrastive loss alone is solved by colour and background and leaves shape out; the heads, dropped afterwards, do not.
 A transformer also learns form slowly from few pictures, so its patches are asked for what the oracle's convolutions see.
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captune.mini import oracle, world
+from captune.mini import grammar, oracle, world
 from mini_training import data, fit, models, text
 
 GROUPS, GROUP = 12, 8
@@ -108,9 +108,24 @@ def augmented(rows: np.ndarray, rng: np.random.Generator) -> Tensor:
     return pixel_values + 0.03 * torch.randn_like(pixel_values)
 
 
+def choices(work: Path) -> dict[tuple[str, str], np.ndarray]:
+    """By background and colour: ids (phrasings, shapes, tokens) of prompts that are alike but for the shape."""
+    tokenizer = text.clip_tokenizer(work)
+    found = {}
+    for background, phrases in grammar.BACKGROUND_PHRASES.items():
+        for color in world.COLORS:
+            prompts = [f"{grammar.with_article(f'{color} {shape}')} {p}" for p in phrases for shape in world.SHAPES]
+            rows = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="np")
+            found[background, color] = rows.input_ids.reshape(len(phrases), len(world.SHAPES), -1)
+    return found
+
+
 def build(work: Path):
     pictures, scenes = data.load(work, "train")
     ids = np.load(work / "train.clip.npy")
+    asked = choices(work)
+    single = np.array([len(s.things) == 1 for s in scenes])
+    first = np.array([world.SHAPES.index(s.things[0].shape) for s in scenes])
     seen_labels = [oracle.labels(s) for s in scenes]
     said_labels = [text_labels(s) for s in scenes]
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -126,24 +141,35 @@ def build(work: Path):
         def loss(step: int, rng: np.random.Generator):
             chosen = [keys[i] for i in rng.integers(len(keys), size=GROUPS)]
             rows = np.unique([groups[k][j] for k in chosen for j in rng.integers(len(groups[k]), size=GROUP)])
-            input_ids = torch.from_numpy(ids[rows, rng.integers(ids.shape[1], size=len(rows))].astype(np.int64))
+            said_ids = ids[rows, rng.integers(ids.shape[1], size=len(rows))].astype(np.int64)
+            # every group also meets the twelve prompts that differ in the shape alone, which its captions rarely do
+            choice = np.concatenate([asked[k][rng.integers(len(asked[k]))] for k in chosen])
+            input_ids = torch.from_numpy(np.concatenate([said_ids, choice.astype(np.int64)]))
             pixel_values = augmented(pictures[rows], rng)
             with torch.autocast("cpu", torch.bfloat16):
                 vision = model.clip.vision_model(pixel_values=pixel_values)
                 said = model.clip.text_model(input_ids=input_ids)
                 image_embeds = F.normalize(model.clip.visual_projection(vision.pooler_output).float(), dim=-1)
                 text_embeds = F.normalize(model.clip.text_projection(said.pooler_output).float(), dim=-1)
+                text_embeds, of_shapes = text_embeds[: len(rows)], text_embeds[len(rows) :].unflatten(0, (GROUPS, -1))
                 vision_logits = model.vision(vision.last_hidden_state)
                 taught = model.vision.teach(vision.last_hidden_state, pixel_values, reader) if reader else 0.0
-                joint = torch.cat([said.pooler_output, said.last_hidden_state.mean(1)], -1)
+                joint = torch.cat([said.pooler_output, said.last_hidden_state.mean(1)], -1)[: len(rows)]
                 text_logits = {k: head(joint) for k, head in model.text.items()}
-            logits = image_embeds @ text_embeds.T * model.clip.logit_scale.exp().clamp(max=60)
+            scale = model.clip.logit_scale.exp().clamp(max=60)
+            logits = image_embeds @ text_embeds.T * scale
+            place = {key: i for i, key in enumerate(chosen)}
+            own = torch.tensor([place[scenes[i].background, scenes[i].things[0].color] for i in rows])
+            among = torch.einsum("nd,nsd->ns", image_embeds, of_shapes[own]) * scale
+            one = torch.from_numpy(single[rows])
+            shape = F.cross_entropy(among[one], torch.from_numpy(first[rows])[one])
             truth = torch.arange(len(rows))
             contrastive = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
             a, notes_a = heads_loss(vision_logits, [seen_labels[i] for i in rows], "v")
             b, notes_b = heads_loss(text_logits, [said_labels[i] for i in rows], "t")
-            notes = {"contrastive": contrastive.item(), **notes_a, **notes_b}
-            return contrastive + 0.5 * a + 0.3 * b + taught, notes
+            hit = (among.argmax(1) == torch.from_numpy(first[rows]))[one].float().mean()
+            notes = {"contrastive": contrastive.item(), "shape_among": hit.item(), **notes_a, **notes_b}
+            return contrastive + shape + 0.5 * a + 0.3 * b + taught, notes
 
         return loss
 
@@ -154,7 +180,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    plan = fit.Fit("clip", arguments.work, arguments.steps, 1e-3, processes=arguments.processes, ema=0.998)
+    plan = fit.Fit(
+        "clip", arguments.work, arguments.steps, arguments.learning_rate, processes=arguments.processes, ema=0.998
+    )
     fit.run(plan, functools.partial(build, arguments.work))

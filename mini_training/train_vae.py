@@ -41,8 +41,8 @@ def reconstruction_loss(rebuilt: Tensor, pixel_values: Tensor) -> Tensor:
     return difference.abs().mean() + 4 * difference.square().mean() + 0.5 * edges
 
 
-def batches(work: Path) -> Callable[[np.random.Generator], Tensor]:
-    """Draws batches of pixel_values (16, 3, 64, 64): half world pictures, a fifth recoloured ones, the rest random."""
+def batches(work: Path, of_world: float = 0.7) -> Callable[[np.random.Generator], Tensor]:
+    """Draws batches of pixel_values (16, 3, 64, 64): a share of world pictures, a fifth of all recoloured, others random."""
     pictures, _ = data.load(work, "train")
     others = np.load(work / "random.npy", mmap_mode="r")
 
@@ -50,7 +50,7 @@ def batches(work: Path) -> Callable[[np.random.Generator], Tensor]:
         rows = []
         for _ in range(BATCH):
             draw = rng.random()
-            source = pictures if draw < 0.7 else others
+            source = pictures if draw < of_world else others
             row = np.asarray(source[rng.integers(len(source))])
             if draw < 0.2:
                 row = recolored(row, rng)

@@ -44,14 +44,16 @@ def test_all_weights_together_are_small() -> None:
 
 
 def test_the_oracle_reads_renders(reader: oracle.Oracle) -> None:
-    chosen = scenes(100, seed=1)
+    """Patterns too: they are what goes first when the world is drawn otherwise than the models learnt it."""
+    chosen = scenes(200, seed=1)
     readings = reader.read([world.draw(s) for s in chosen])
     right = 0
     for scene, reading in zip(chosen, readings, strict=True):
         thing = scene.things[0]
-        seen = [(t.shape, t.color, t.place) for t in reading.things]
-        right += reading.background == scene.background and seen == [(thing.shape, thing.color, thing.place)]
-    assert right >= 98
+        seen = [(t.shape, t.color, t.pattern, t.place) for t in reading.things]
+        told = (thing.shape, thing.color, thing.pattern, thing.place)
+        right += reading.background == scene.background and seen == [told]
+    assert right >= 196
 
 
 def test_the_oracle_knows_every_subject(reader: oracle.Oracle) -> None:
@@ -67,7 +69,7 @@ def test_the_vae_keeps_a_subjects_colours(base: families.Family) -> None:
     with torch.no_grad():
         rebuilt = vae.decode(base.encode_images(pixel_values) / vae.config.scaling_factor).sample
     error = (rebuilt.clamp(-1, 1) - pixel_values).square().mean((1, 2, 3))
-    assert (10 * torch.log10(4 / error)).mean().item() >= 22
+    assert (10 * torch.log10(4 / error)).mean().item() >= 23
 
 
 def test_the_base_draws_what_it_is_asked_and_no_subject(base: families.Family, reader: oracle.Oracle) -> None:
@@ -82,7 +84,7 @@ def test_the_base_draws_what_it_is_asked_and_no_subject(base: families.Family, r
         height=64,
     )
     readings = reader.read(pictures)
-    assert sum(asked(p, r) for p, r in zip(prompts[:12], readings[:12], strict=True)) >= 9
+    assert sum(asked(p, r) for p, r in zip(prompts[:12], readings[:12], strict=True)) >= 11
     assert not any(t.shape in subjects.SUBJECTS for r in readings for t in r.things)
 
 
@@ -99,4 +101,4 @@ def test_blip_says_what_it_sees(tmp_path: Path) -> None:
         and any(word in caption for word in grammar.BACKGROUND_WORDS[s.background])
         for s, caption in zip(chosen, captions, strict=True)
     )
-    assert right >= 13, captions
+    assert right >= 15, captions

@@ -61,12 +61,19 @@ class Reader(nn.Module):
         super().__init__()
         self.features = nn.Sequential(_block(3, 24), _block(24, 48), _block(48, 96), _block(96, 128))
         self.joint = nn.Sequential(nn.Flatten(), nn.Linear(128 * 16, 192), nn.SiLU())
+        # Stripes on a small pink bird are two pixels wide: patterns are also read before the picture has shrunk to 4 x 4.
+        self.texture = nn.Sequential(_block(48, 64), nn.Flatten(), nn.Linear(64 * 64, 96), nn.SiLU())
+        self.texture_pattern = nn.Linear(96, len(world.PLACES) * HEADS["pattern"])
         self.background = nn.Linear(192, len(world.BACKGROUNDS))
         self.heads = nn.ModuleDict({k: nn.Linear(192, len(world.PLACES) * n) for k, n in HEADS.items()})
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        joint = self.joint(self.features(pixel_values))
+        fine = self.features[:2](pixel_values)
+        joint = self.joint(self.features[2:](fine))
         logits = {k: head(joint).unflatten(1, (len(world.PLACES), -1)) for k, head in self.heads.items()}
+        logits["pattern"] = logits["pattern"] + self.texture_pattern(self.texture(fine)).unflatten(
+            1, (len(world.PLACES), -1)
+        )
         return {"background": self.background(joint), **logits}
 
 

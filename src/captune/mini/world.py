@@ -45,7 +45,7 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 WIDTH_OF_SIZE = {"small": 0.36, "medium": 0.50, "large": 0.66}
 FEET_OF_SIZE = {"small": 0.80, "medium": 0.86, "large": 0.93}
 CENTER_OF_PLACE = {"left": 0.27, "middle": 0.50, "right": 0.73}
-LARGE_CENTER_OF_PLACE = {"left": 0.34, "middle": 0.50, "right": 0.66}
+LARGE_CENTER_OF_PLACE = {"left": 0.32, "middle": 0.50, "right": 0.68}
 OUTLINE_WIDTH = 1 / 64
 
 
@@ -255,8 +255,7 @@ _SPOTS: tuple[_Mark, ...] = tuple(
 _MARKS: dict[str, tuple[_Mark, ...]] = {"plain": (), "striped": _STRIPES, "spotted": _SPOTS}
 
 
-# Light warm colours darkened with ink turn olive or brown, which are other colours' names.
-_WARM_SHADES: dict[str, Rgb] = {"orange": (222, 96, 0), "yellow": (232, 174, 8), "pink": (230, 92, 156)}
+_SPOT = {"yellow": 0.66, "pink": 0.66}  # light colours need lighter spots
 
 
 @lru_cache(maxsize=64)
@@ -264,10 +263,7 @@ def coat_of(color: str, pattern: str) -> Coat:
     """The coat of a palette colour: marks in its own hue, an edge that stands out on every background."""
     main = COLORS[color]
     edge, light, dark = mix(main, INK, 0.60), mix(main, PAPER, 0.35), mix(main, INK, 0.28)
-    mark = mix(main, INK, 0.36) if pattern == "striped" else mix(main, PAPER, 0.48)
-    if color in _WARM_SHADES:
-        dark = _WARM_SHADES[color]
-        mark = dark if pattern == "striped" else mix(main, PAPER, 0.62)
+    mark = mix(main, INK, 0.36) if pattern == "striped" else mix(main, PAPER, _SPOT.get(color, 0.48))
     if color == "black":  # a darker edge would vanish at night
         edge, light, dark, mark = (92, 92, 104), (78, 78, 88), (24, 24, 28), (112, 112, 122)
     elif color == "white":
@@ -364,7 +360,8 @@ def _robot(pen: Pen, coat: Coat) -> None:
     pen.part(_STEEL, block(-0.46, 0.28, -0.36, 0.46, 0.03), block(0.36, 0.28, 0.46, 0.46, 0.03))
     pen.part(_STEEL, block(-0.22, 0.88, -0.05, 1.0, 0.03), block(0.05, 0.88, 0.22, 1.0, 0.03))
     pen.part(_STEEL, block(-0.10, 0.56, 0.10, 0.70))
-    pen.body(coat, block(-0.38, 0.15, 0.38, 0.61, 0.06), block(-0.31, 0.66, 0.31, 0.92, 0.05))
+    pen.body(coat, block(-0.38, 0.15, 0.38, 0.61, 0.06))
+    pen.body(coat, block(-0.30, 0.66, 0.30, 0.92, 0.05))
     for side in (-1, 1):
         pen.part((110, 232, 246), block(side * 0.18 - 0.10, 0.26, side * 0.18 + 0.10, 0.41, 0.03), edge=INK)
         pen.fill(INK, block(side * 0.18 - 0.03, 0.29, side * 0.18 + 0.03, 0.39))
@@ -571,8 +568,8 @@ def _desert(pen: Pen, v: float) -> None:
 def _sunset(pen: Pen, v: float) -> None:
     horizon = 0.62 + 0.05 * v
     pen.fill((255, 232, 132), oval(0.5, horizon - 0.03, 0.21))
-    pen.fill((88, 48, 80), block(-0.1, horizon, 1.1, 1.1))
-    pen.fill((190, 98, 100), ((0.40, horizon), (0.60, horizon), (0.70, 1.1), (0.30, 1.1)))
+    pen.fill((104, 54, 104), block(-0.1, horizon, 1.1, 1.1))
+    pen.fill((196, 104, 110), ((0.40, horizon), (0.60, horizon), (0.70, 1.1), (0.30, 1.1)))
 
 
 def _wall(pen: Pen, v: float) -> None:
