@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+import captune
 from captune import export
-from captune.errors import DataError, RecipeError
-from captune.exporters import LoraFile, LoraModule, facts, readback
-from captune.exporters.kohya import SPELLINGS, Kohya
+from captune.errors import DataError, ModelError, RecipeError
+from captune.exporters import LoraFile, LoraModule, facts, names, readback
+from captune.exporters.kohya import Kohya, file_modules
 from captune.exporters.peft import Peft, lora_config
 from captune.progress import Silent
 from captune.recipe import ExportSection
 from captune.runs import StageFolder
 from captune.types import Caption, Example
-from tests import tiny_sd
+from tests import tiny_families, tiny_sd
 
-PREFIXES = SPELLINGS["sd"].prefixes
+CONFIGS = Path(captune.__file__).parent / "families" / "configs"
+STABILITY = "https://github.com/Stability-AI/generative-models"
+FLUX = "https://github.com/black-forest-labs/flux"
+PREFIXES = names.PREFIXES["sd"]
 
 
 def module(name: str = "mid_block.attentions.0.proj_in", kernel: int = 0, component: str = "unet") -> LoraModule:
@@ -41,7 +50,7 @@ def header(path: Path, *modules: LoraModule, **more: str) -> dict[str, str]:
 
 
 def test_kohya_spells_names_as_sd_scripts_does(tmp_path: Path) -> None:
-    names = {
+    spelled = {
         ("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"): (
             "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
         ),
@@ -52,9 +61,9 @@ def test_kohya_spells_names_as_sd_scripts_does(tmp_path: Path) -> None:
             "lora_te_text_model_encoder_layers_11_self_attn_q_proj"
         ),
     }
-    Kohya().write(lora(*(module(n, component=c) for c, n in names)), tmp_path / "lora", "fp16")
+    Kohya().write(lora(*(module(n, component=c) for c, n in spelled)), tmp_path / "lora", "fp16")
     tensors = load_file(tmp_path / "lora")
-    assert set(tensors) == {f"{n}.{part}" for n in names.values() for part in readback.PARTS}
+    assert set(tensors) == {f"{n}.{part}" for n in spelled.values() for part in readback.PARTS}
     assert all(value.shape == () for key, value in tensors.items() if key.endswith(".alpha"))
 
 
@@ -71,7 +80,7 @@ def test_read_back_changes_are_exactly_those_trained_and_no_key_is_left(
     for m in trained.modules:
         product = (m.up.flatten(1) @ m.down.flatten(1)).reshape(m.up.shape[0], *m.down.shape[1:])
         assert torch.equal(changes[PREFIXES[m.component] + m.name.replace(".", "_")], m.alpha / m.rank * product)
-    assert readback.leftover_keys(tmp_path / "lora", components, PREFIXES) == []
+    assert readback.leftover_keys(tmp_path / "lora", components, "sd") == []
 
 
 def test_keys_that_no_module_takes_are_found(tmp_path: Path) -> None:
@@ -79,11 +88,11 @@ def test_keys_that_no_module_takes_are_found(tmp_path: Path) -> None:
     trained = tiny_sd.lora(components)
     stray = dataclasses.replace(trained.modules[0], name="down_blocks.7.conv")
     Kohya().write(LoraFile("sd", (*trained.modules, stray), trained.facts), tmp_path / "lora", "fp16")
-    assert readback.leftover_keys(tmp_path / "lora", components, PREFIXES) == [
+    assert readback.leftover_keys(tmp_path / "lora", components, "sd") == [
         f"lora_unet_down_blocks_7_conv.{part}" for part in sorted(readback.PARTS)
     ]
     with_convolutions = {"unet": tiny_sd.unet(linear_projection=False)}
-    left = readback.leftover_keys(tmp_path / "lora", with_convolutions, PREFIXES)
+    left = readback.leftover_keys(tmp_path / "lora", with_convolutions, "sd")
     assert {key.partition(".")[0].rpartition("_proj_")[2] for key in left if "proj_" in key} == {"in", "out"}
 
 
@@ -184,17 +193,136 @@ def test_hash_does_not_depend_on_what_may_be_edited(tmp_path: Path) -> None:
 
 
 def test_modules_that_sd_scripts_drops_are_named(tmp_path: Path) -> None:
-    read = ["down_blocks.0.attentions.0.proj_in", "mid_block.resnets.1.conv1", "up_blocks.0.upsamplers.0.conv"]
-    assert Kohya().warnings(lora(*(module(name) for name in read))) == []
+    blocks = ["down_blocks.0.attentions.0.proj_in", "mid_block.resnets.1.conv1", "up_blocks.0.upsamplers.0.conv"]
+    read = [module(name, kernel=1) for name in blocks]
+    assert Kohya().warnings(lora(*read)) == []
     section, folder = ExportSection(formats=["kohya"]), StageFolder(tmp_path)
-    export.export_adapter(section, lora(*(module(name) for name in (*read, "conv_in"))), folder, Silent())
+    export.export_adapter(section, lora(*read, module("conv_in", kernel=3)), "run-blip", folder, Silent())
     (warning,) = folder.manifest()["warnings"]
-    assert warning.startswith("run-blip.safetensors: sd-scripts will leave out 1 of 4 modules (conv_in)")
+    assert warning.startswith("run-blip.safetensors: sd-scripts will leave out 1 of 4 modules (lora_unet_conv_in)")
 
 
-def test_unknown_family_is_refused_with_those_known(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"family for the kohya format 'sdxl'.*known: sd"):
-        Kohya().write(LoraFile("sdxl", (module(),), tiny_sd.FACTS), tmp_path / "lora", "fp16")
+def test_unknown_families_and_versions_are_refused_with_those_known(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"family of a LoRA file 'sdlx'.*did you mean 'sdxl'"):
+        Kohya().write(LoraFile("sdlx", (module(),), tiny_sd.FACTS), tmp_path / "lora", "fp16")
+    with pytest.raises(RecipeError, match=r"version of sd 'sdxl'.*known: sd1, sd2"):
+        Kohya().write(LoraFile("sd", (module(),), tiny_sd.FACTS, "sdxl"), tmp_path / "lora", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("family", "version", "objective", "said"),
+    [
+        ("sd", "sd1", "epsilon", ("sd_v1", "False", "stable-diffusion-v1/lora", "diffusers", "epsilon")),
+        ("sd", "sd2", "epsilon", ("sd_v2", "True", "stable-diffusion-v2-512/lora", "diffusers", "epsilon")),
+        ("sd", "sd2", "v_prediction", ("sd_v2_v", "True", "stable-diffusion-v2-768-v/lora", "diffusers", "v")),
+        (
+            "sdxl",
+            "sdxl",
+            "epsilon",
+            ("sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base/lora", STABILITY, "epsilon"),
+        ),
+        ("flux", "flux-dev", "flow_matching", ("flux1", "False", "flux-1-dev/lora", FLUX, None)),
+        ("flux", "flux-schnell", "flow_matching", ("flux1", "False", "flux-1-schnell/lora", FLUX, None)),
+    ],
+)
+def test_header_labels_the_base_in_the_words_that_web_interfaces_look_for(
+    family: str, version: str, objective: str, said: tuple[str | None, ...], tmp_path: Path
+) -> None:
+    trained = tiny_families.lora(family, keep="attn")
+    Kohya().write(LoraFile(family, trained.modules, {"objective": objective}, version), tmp_path / "lora", "fp16")
+    header = readback.metadata(tmp_path / "lora")
+    keys = (
+        "ss_base_model_version",
+        "ss_v2",
+        "modelspec.architecture",
+        "modelspec.implementation",
+        "modelspec.prediction_type",
+    )
+    assert tuple(header.get(key) for key in keys) == said
+
+
+def test_cover_picture_stands_where_web_interfaces_look_for_it(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (640, 480), (200, 30, 40)).save(photo)
+    cover = facts.cover(photo)
+    Kohya().write(dataclasses.replace(lora(), cover=cover), tmp_path / "lora", "fp16")
+    (inside,) = json.loads(readback.metadata(tmp_path / "lora")["ssmd_cover_images"])
+    assert base64.b64decode(inside) == cover == facts.cover(photo)
+    with Image.open(io.BytesIO(cover)) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (256, 192))
+    with pytest.raises(ModelError, match="must be a JPEG, PNG or WebP"):
+        Kohya().write(dataclasses.replace(lora(), cover=b"GIF89a"), tmp_path / "lora", "fp16")
+
+
+def test_sdxl_takes_the_original_checkpoints_names() -> None:
+    spelled = {
+        ("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"): (
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+        ),
+        ("unet", "mid_block.attentions.0.proj_in"): "lora_unet_middle_block_1_proj_in",
+        ("unet", "up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj"): (
+            "lora_unet_output_blocks_5_1_transformer_blocks_1_ff_net_0_proj"
+        ),
+        ("unet", "down_blocks.0.downsamplers.0.conv"): "lora_unet_input_blocks_3_0_op",
+        ("unet", "up_blocks.0.upsamplers.0.conv"): "lora_unet_output_blocks_2_2_conv",
+        ("unet", "up_blocks.2.resnets.1.conv_shortcut"): "lora_unet_output_blocks_7_0_skip_connection",
+        ("text_encoder", "text_model.encoder.layers.0.mlp.fc1"): "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        ("text_encoder_2", "text_model.encoder.layers.31.mlp.fc2"): "lora_te2_text_model_encoder_layers_31_mlp_fc2",
+    }
+    assert {place: names.to_kohya("sdxl", *place) for place in spelled} == spelled
+    assert {key: names.from_kohya("sdxl", key) for key in spelled.values()} == {
+        key: (component, (name,)) for (component, name), key in spelled.items()
+    }
+
+
+def test_flux_takes_the_original_names_whose_weights_hold_several_modules() -> None:
+    assert names.from_kohya("flux", "lora_unet_single_blocks_37_linear1") == (
+        "transformer",
+        tuple(f"single_transformer_blocks.37.{m}" for m in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
+    )
+    assert names.to_kohya("flux", "transformer", "transformer_blocks.3.attn.add_k_proj") == (
+        "lora_unet_double_blocks_3_txt_attn_qkv"
+    )
+    assert names.from_kohya("flux", "lora_unet_double_blocks_3_img_mlp_0") == (
+        "transformer",
+        ("transformer_blocks.3.ff.net.0.proj",),
+    )
+    assert names.from_kohya("flux", "lora_unet_no_such_thing") is None
+
+
+@pytest.mark.parametrize(
+    ("family", "component", "folder", "weights", "blocks"),
+    # kohya's own lists of what it trains: 192, 722 and 304 modules of the denoiser
+    [("sd", "unet", "sd1", 278, 192), ("sdxl", "unet", "sdxl", 794, 722), ("flux", "transformer", "flux", 314, 304)],
+)
+def test_every_module_of_the_real_models_has_a_name_that_leads_back(
+    family: str, component: str, folder: str, weights: int, blocks: int
+) -> None:
+    config = json.loads((CONFIGS / folder / component / "config.json").read_text())
+    kind = FluxTransformer2DModel if component == "transformer" else UNet2DConditionModel
+    with torch.device("meta"):
+        model = kind(**{k: v for k, v in config.items() if not k.startswith("_")})
+    found: dict[str, list[str]] = {}
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            found.setdefault(str(names.to_kohya(family, component, name)), []).append(name)
+    assert "None" not in found and len(found) >= weights
+    for key, members in found.items():
+        place = names.from_kohya(family, key)
+        assert place is not None and (place[0], set(place[1])) == (component, set(members))
+    inside = ".attentions." if component == "unet" else "transformer_blocks."
+    assert sum(any(inside in member for member in members) for members in found.values()) == blocks
+
+
+def test_flux_parts_of_one_weight_keep_their_rank_where_they_share_one_down() -> None:
+    trained = tiny_families.lora("flux", rank=3, alpha=2.0, keep="attn")
+    apart = file_modules(trained)["lora_unet_double_blocks_0_img_attn_qkv"]
+    assert (apart.rank, apart.alpha) == (9, 6.0)
+    parts = [m for m in trained.modules if m.name.startswith("transformer_blocks.0.attn.to_") and "out" not in m.name]
+    shared = [dataclasses.replace(m, down=parts[0].down) for m in parts]
+    together = file_modules(LoraFile("flux", tuple(shared), {}))["lora_unet_double_blocks_0_img_attn_qkv"]
+    assert (together.rank, together.alpha) == (3, 2.0)
+    torch.testing.assert_close(together.change(), torch.cat([m.change() for m in shared]))
 
 
 def test_peft_config_holds_exceptions_only_and_names_that_every_transformers_has() -> None:
@@ -230,11 +358,11 @@ def test_facts_of_pictures_count_tags_buckets_and_repeats(tmp_path: Path) -> Non
 
 def test_stage_writes_each_format_once_and_again_only_for_another_lora(tmp_path: Path) -> None:
     section, folder = ExportSection(formats=["kohya", "peft", "kohya"]), StageFolder(tmp_path / "export")
-    paths = export.export_adapter(section, lora(), folder, Silent())
+    paths = export.export_adapter(section, lora(), "run-blip", folder, Silent())
     assert [p.name for p in paths] == ["run-blip.safetensors", "run-blip.diffusers.safetensors"]
     first = folder.manifest()
     assert set(first["outputs"]) == {p.name for p in paths}
-    assert export.export_adapter(section, lora(), folder, Silent()) == paths
+    assert export.export_adapter(section, lora(), "run-blip", folder, Silent()) == paths
     assert folder.manifest() == first
-    export.export_adapter(section, lora(dataclasses.replace(module(), alpha=2.0)), folder, Silent())
+    export.export_adapter(section, lora(dataclasses.replace(module(), alpha=2.0)), "run-blip", folder, Silent())
     assert folder.manifest()["fingerprint"] != first["fingerprint"]

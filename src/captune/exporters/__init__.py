@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from captune import parts
+from captune.errors import RecipeError
 
 if TYPE_CHECKING:  # the table is read by commands that never load a model
     from torch import Tensor
@@ -15,15 +16,18 @@ if TYPE_CHECKING:  # the table is read by commands that never load a model
 EXPORTERS: dict[str, str] = {
     "kohya": "captune.exporters.kohya:Kohya",
     "peft": "captune.exporters.peft:Peft",
+    "merged": "captune.exporters.merged:Merged",
 }
+NEEDS_BASE = frozenset({"merged"})  # formats that hold the whole model
+PipelineLoader = Callable[[], Any]  # gives a diffusers pipeline of the base, which the exporter may change
 
 
 @dataclass(frozen=True)
 class LoraModule:
     """One module's update: scale * up @ down. down (rank, in[, kh, kw]), up (out, rank[, 1, 1]), float32."""
 
-    component: str  # "unet" or "text_encoder"
-    name: str  # the module's name in diffusers' or transformers' spelling, dots and all; text encoders begin "text_model."
+    component: str  # "unet" or "transformer", "text_encoder", "text_encoder_2"
+    name: str  # the module's name in diffusers' or transformers' spelling, dots and all; CLIP's begin "text_model."
     down: Tensor
     up: Tensor
     alpha: float
@@ -31,6 +35,11 @@ class LoraModule:
     @property
     def rank(self) -> int:
         return int(self.down.shape[0])
+
+    def change(self) -> Tensor:
+        """What it adds to the module's weight, in the weight's own shape: alpha / rank * up @ down."""
+        product = self.up.flatten(1) @ self.down.flatten(1)
+        return self.alpha / self.rank * product.reshape(self.up.shape[0], *self.down.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -40,15 +49,17 @@ class LoraFile:
     family: str
     modules: tuple[LoraModule, ...]
     facts: Mapping[str, str]  # plain words: output_name, base_model, trigger_word, rank, alpha, resolution, ...
+    version: str = ""  # of the family, such as "sd2" or "flux-schnell"; the family's first if not given
+    cover: bytes | None = None  # a small JPEG, PNG or WebP that web interfaces show for the file
 
 
 class Exporter(Protocol):
-    """Writes one file format."""
+    """Writes one format."""
 
-    suffix: str  # of the file's name, such as ".safetensors" or ".peft.safetensors"
+    suffix: str  # of the name, such as ".safetensors" or ".diffusers.safetensors"
 
     def write(self, lora: LoraFile, path: Path, precision: str) -> None:
-        """Write the file atomically; `precision` is fp32, fp16 or bf16."""
+        """Write the file (or folder) atomically; `precision` is fp32, fp16 or bf16."""
 
     def warnings(self, lora: LoraFile) -> list[str]:
         """What a tool that reads this format will leave out of this LoRA, a sentence each; mostly none."""
@@ -61,6 +72,11 @@ def check(names: list[str]) -> None:
             raise parts.unknown("export format", name, EXPORTERS)
 
 
-def load(name: str) -> Exporter:
-    """The exporter of that name."""
-    return cast(Exporter, cast(Any, parts.load("export format", EXPORTERS, name))())
+def load(name: str, load_pipeline: PipelineLoader | None = None) -> Exporter:
+    """The exporter of that name; those in NEEDS_BASE take their base model from `load_pipeline`."""
+    made = cast(Any, parts.load("export format", EXPORTERS, name))
+    if name not in NEEDS_BASE:
+        return cast(Exporter, made())
+    if load_pipeline is None:
+        raise RecipeError(f"the export format {name!r} holds the whole base model: name the base, as base.model does")
+    return cast(Exporter, made(load_pipeline))

@@ -12,11 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from captune import runs
+from captune import parts, runs
 from captune.errors import ModelError
 from captune.exporters import LoraFile, LoraModule
+from captune.exporters.names import VERSIONS
 
 Value = TypeVar("Value")
+FOREIGN = ("ss_", "modelspec.", "ssmd_")  # facts by these names come from another tool's header and stay as they are
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -27,7 +29,7 @@ def check(lora: LoraFile, precision: str) -> None:
         raise ModelError(f"{name} has no modules: there is nothing to export; check train.targets")
     seen: set[tuple[str, str]] = set()
     for module in lora.modules:
-        _check_module(module, f"{name}: {module.component}.{module.name}", precision)
+        _check_module(module, lora.family, f"{name}: {module.component}.{module.name}", precision)
         if (module.component, module.name) in seen:
             raise ModelError(f"{name}: {module.component}.{module.name} is in it twice; export each module once")
         seen.add((module.component, module.name))
@@ -39,8 +41,9 @@ def check(lora: LoraFile, precision: str) -> None:
         )
 
 
-def _check_module(module: LoraModule, place: str, precision: str) -> None:
-    if module.component == "text_encoder" and not module.name.startswith("text_model."):
+def _check_module(module: LoraModule, family: str, place: str, precision: str) -> None:
+    clip = module.component == "text_encoder" or (module.component, family) == ("text_encoder_2", "sdxl")
+    if clip and not module.name.startswith(("text_model.", "text_projection")):
         raise ModelError(f"{place}: a text encoder's module must be named `text_model.`..., as other tools expect")
     down, up = tuple(module.down.shape), tuple(module.up.shape)
     if len(down) not in (2, 4) or len(up) != len(down) or up[1] != down[0] or up[2:] not in ((), (1, 1)):
@@ -60,6 +63,16 @@ def _check_module(module: LoraModule, place: str, precision: str) -> None:
 def rounded(value: Tensor, precision: str) -> Tensor:
     """The value in the file's number format, as safetensors wants it."""
     return value.detach().to("cpu", DTYPES[precision], copy=True).contiguous()  # safetensors refuses shared memory
+
+
+def version_of(lora: LoraFile) -> str:
+    """The version of its base; a RecipeError for a family that no LoRA file is known of, or a version not its own."""
+    if lora.family not in VERSIONS:
+        raise parts.unknown("family of a LoRA file", lora.family, VERSIONS)
+    version = lora.version or VERSIONS[lora.family][0]
+    if version not in VERSIONS[lora.family]:
+        raise parts.unknown(f"version of {lora.family}", version, VERSIONS[lora.family])
+    return version
 
 
 def most_common(values: Iterable[Value]) -> Value:

@@ -1,12 +1,18 @@
-"""What a LoRA file's header tells about the training pictures, as the web interfaces show it."""
+"""What a LoRA file's header tells about the training pictures, and shows of it, in web interfaces."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
 
 from captune.types import Caption, Example
+
+COVER_SIDE = 256
 
 
 def of_pictures(examples: Sequence[Example], captions: Sequence[Caption]) -> dict[str, str]:
@@ -40,3 +46,13 @@ def of_pictures(examples: Sequence[Example], captions: Sequence[Caption]) -> dic
         ),
         "tag_frequency": json.dumps(tags),
     }
+
+
+def cover(picture: Path) -> bytes:
+    """The picture as a JPEG of at most 256 pixels a side, small enough for a file's header."""
+    with Image.open(picture) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((COVER_SIDE, COVER_SIDE), Image.Resampling.LANCZOS)
+    made = io.BytesIO()
+    small.save(made, "JPEG", quality=85)
+    return made.getvalue()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +12,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captune import parts
-from captune.exporters import LoraFile, LoraModule
-from captune.exporters._shared import check, model_name, most_common, rounded, sides, write
+from captune.errors import ModelError
+from captune.exporters import LoraFile, LoraModule, clients, fused, names
+from captune.exporters._shared import FOREIGN, check, model_name, most_common, rounded, sides, version_of, write
 from captune.tensors import to_bytes
+
+GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
+BLACK_FOREST_LABS = "https://github.com/black-forest-labs/flux"
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """How kohya names a family: key prefixes by component, and what the header says about the base."""
+class Label:
+    """What the header says about the base, as kohya writes it and web interfaces tell families by."""
 
-    prefixes: Mapping[str, str]
     base_model_version: str
-    v2: str
-    architecture: str
-    implementation: str
+    architecture: str  # Forge calls a file Unknown without exactly kohya's words
+    implementation: str = "diffusers"
+    network_module: str = "networks.lora"
+    v2: str = "False"
 
 
-SPELLINGS: dict[str, Spelling] = {
-    "sd": Spelling(
-        prefixes={"unet": "lora_unet_", "text_encoder": "lora_te_"},  # lora_te1_ is SDXL's; sd-scripts drops it here
-        base_model_version="sd_v1",
-        v2="False",
-        architecture="stable-diffusion-v1/lora",  # Forge calls a file Unknown without exactly this
-        implementation="diffusers",
-    )
+LABELS: dict[str, Label] = {
+    "sd1": Label("sd_v1", "stable-diffusion-v1/lora"),
+    "sd2": Label("sd_v2", "stable-diffusion-v2-512/lora", v2="True"),
+    "sd2-v": Label("sd_v2_v", "stable-diffusion-v2-768-v/lora", v2="True"),
+    "sdxl": Label("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", GENERATIVE_MODELS),
+    "flux-dev": Label("flux1", "flux-1-dev/lora", BLACK_FOREST_LABS, "networks.lora_flux"),
+    "flux-schnell": Label("flux1", "flux-1-schnell/lora", BLACK_FOREST_LABS, "networks.lora_flux"),
 }
 
 # Facts that go into the header under kohya's own names, as they are.
@@ -57,6 +59,7 @@ KOHYA_FACTS = {
     "noise_offset": "ss_noise_offset",
     "min_snr_gamma": "ss_min_snr_gamma",
     "caption_dropout": "ss_caption_dropout_rate",
+    "clip_skip": "ss_clip_skip",
     "comment": "ss_training_comment",
 }
 JSON_FACTS = {
@@ -66,7 +69,9 @@ JSON_FACTS = {
 }
 # Facts that are put in other words below, or that the modules themselves tell.
 OTHER_FACTS = {"base_model", "resolution", "trigger_word", "objective", "training_started_at", "rank", "alpha"}
-SD_SCRIPTS_BLOCKS = re.compile(r"(^|\.)(attentions|resnets|downsamplers|upsamplers)\.")
+
+COVERS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")  # how JPEG, PNG and WebP files begin
+LARGEST_COVER = 512 * 1024
 
 
 class Kohya:
@@ -77,34 +82,53 @@ class Kohya:
     def write(self, lora: LoraFile, path: Path, precision: str) -> None:
         """Write the file atomically; `precision` is fp32, fp16 or bf16."""
         check(lora, precision)
-        if lora.family not in SPELLINGS:
-            raise parts.unknown("family for the kohya format", lora.family, SPELLINGS)
-        spelling = SPELLINGS[lora.family]
-        alpha = rounded(torch.tensor(file_alpha(lora)), precision)
+        version_of(lora)
+        common = file_alpha(lora)
         tensors: dict[str, Tensor] = {}
-        for module in lora.modules:
-            tensors.update(_tensors(module, key(module, spelling), alpha, precision))
-        metadata = header(lora, spelling)
+        for name, module in file_modules(lora).items():
+            alpha = module.alpha if lora.family == "flux" else common
+            tensors.update(_tensors(module, name, rounded(torch.tensor(alpha), precision), precision))
+        metadata = header(lora)
         write(path, to_bytes(tensors, {**metadata, **_hashes(tensors, metadata)}))
 
     def warnings(self, lora: LoraFile) -> list[str]:
-        """sd-scripts drops, and does not say so, what is outside of the blocks that it can train."""
-        outside = [m.name for m in lora.modules if m.component == "unet" and not SD_SCRIPTS_BLOCKS.search(m.name)]
-        if not outside:
-            return []
-        count = f"{len(outside)} of {len(lora.modules)} modules"
-        return [f"sd-scripts will leave out {count} ({', '.join(outside)}); all other tools read them"]
+        """Some tools drop, and do not say so, what they cannot read; the keys of this file that they leave out."""
+        said = []
+        shapes = {name: tuple(module.down.shape) for name, module in file_modules(lora).items()}
+        for reading in clients.readings(lora.family, version_of(lora), clients.KOHYA, shapes):
+            if reading.ignored and reading.loads:
+                count = f"{len(reading.ignored)} of {len(shapes)} modules"
+                some = ", ".join(reading.ignored[:4]) + (", ..." if len(reading.ignored) > 4 else "")
+                said.append(f"{reading.client} will leave out {count} ({some}): {reading.reason}")
+        return said
 
 
-def key(module: LoraModule, spelling: Spelling) -> str:
-    """The module's name in kohya's spelling, without the tensor's ending."""
-    if module.component not in spelling.prefixes:
-        raise parts.unknown("component", module.component, spelling.prefixes)
-    return spelling.prefixes[module.component] + module.name.replace(".", "_")
+def file_modules(lora: LoraFile) -> dict[str, LoraModule]:
+    """The LoRA's modules by the names they have in the file, those that are one weight in it put together."""
+    groups: dict[str, dict[str, LoraModule]] = {}
+    for module in lora.modules:
+        key = names.to_kohya(lora.family, module.component, module.name)
+        if key is None:
+            raise ModelError(
+                f"{module.component}.{module.name} has no name in kohya's files of the family {lora.family}; "
+                "leave it out by train.targets, or export it as peft"
+            )
+        groups.setdefault(key, {})[module.name] = module
+    found = {}
+    for key, modules in groups.items():
+        first = next(iter(modules.values()))
+        members = names.fused_with(lora.family, first.component, first.name)
+        if len(members) > 1:
+            found[key] = fused.fuse(modules, members, key)
+        elif lora.family == "flux" and first.name == names.FLUX_SWAPPED:
+            found[key] = fused.with_halves_swapped(first)
+        else:
+            found[key] = first
+    return found
 
 
 def file_alpha(lora: LoraFile) -> float:
-    """The one alpha that the whole file has: diffusers mixes up the alphas of attention layers when they differ."""
+    """The one alpha that a file has: diffusers mixes up the alphas of attention layers when they differ, but FLUX's."""
     return most_common(module.alpha for module in lora.modules)
 
 
@@ -118,30 +142,35 @@ def _tensors(module: LoraModule, name: str, alpha: Tensor, precision: str) -> di
     }
 
 
-def header(lora: LoraFile, spelling: Spelling) -> dict[str, str]:
+def header(lora: LoraFile) -> dict[str, str]:
     """What the file says about itself: kohya's ss_ names and Stability's modelspec. No clock is read."""
-    facts = lora.facts
+    facts, version = lora.facts, version_of(lora)
+    predicts_v = facts.get("objective") == "v_prediction"
+    label = LABELS["sd2-v" if version == "sd2" and predicts_v else version]
     name = facts.get("output_name", "LoRA")
     size = sides(facts.get("resolution", ""))
-    metadata = {
-        "ss_network_module": "networks.lora",
+    metadata = {k: v for k, v in facts.items() if k.startswith(FOREIGN)}
+    metadata |= {
+        "ss_network_module": label.network_module,
         "ss_network_dim": _ranks(lora.modules),
         "ss_network_alpha": f"{file_alpha(lora):g}",
         "ss_network_args": json.dumps(_network_args(lora)),
-        "ss_base_model_version": spelling.base_model_version,
-        "ss_v2": spelling.v2,
+        "ss_base_model_version": label.base_model_version,
+        "ss_v2": label.v2,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": spelling.architecture,
-        "modelspec.implementation": spelling.implementation,
+        "modelspec.architecture": label.architecture,
+        "modelspec.implementation": label.implementation,
         "modelspec.title": name,
-        "modelspec.prediction_type": "v" if facts.get("objective") == "v_prediction" else "epsilon",
+        "captune.base_version": version,
     }
+    if lora.family != "flux":
+        metadata["modelspec.prediction_type"] = "v" if predicts_v else "epsilon"
     for fact, value in facts.items():
         if fact in KOHYA_FACTS:
             metadata[KOHYA_FACTS[fact]] = value
         elif fact in JSON_FACTS:
             metadata[JSON_FACTS[fact]] = _json_object(fact, value)
-        elif fact not in OTHER_FACTS:
+        elif fact not in OTHER_FACTS and not fact.startswith(FOREIGN):
             metadata[f"captune.{fact}"] = value
     if "base_model" in facts:
         metadata["ss_sd_model_name"] = model_name(facts["base_model"])
@@ -152,6 +181,8 @@ def header(lora: LoraFile, spelling: Spelling) -> dict[str, str]:
         metadata["modelspec.trigger_phrase"] = facts["trigger_word"]
     if "training_started_at" in facts:  # AUTOMATIC1111 and Forge read it as seconds since 1970 or fail
         metadata["ss_training_started_at"] = str(float(facts["training_started_at"]))
+    if lora.cover is not None:
+        metadata["ssmd_cover_images"] = _cover(lora.cover)
     return metadata
 
 
@@ -173,6 +204,16 @@ def _json_object(fact: str, text: str) -> str:
     if not isinstance(value, dict):
         raise ValueError(f"the fact {fact} must be a JSON object, not {text!r}")
     return json.dumps(value, sort_keys=True)
+
+
+def _cover(picture: bytes) -> str:
+    """The list of pictures that ComfyUI, Forge and AUTOMATIC1111 look for in the header."""
+    if not picture.startswith(COVERS) or len(picture) > LARGEST_COVER:
+        raise ModelError(
+            f"the cover picture ({len(picture)} bytes) must be a JPEG, PNG or WebP of at most {LARGEST_COVER} bytes: "
+            "it is read whenever the file's header is"
+        )
+    return json.dumps([base64.b64encode(picture).decode("ascii")])
 
 
 def _hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

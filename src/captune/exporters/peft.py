@@ -1,4 +1,4 @@
-"""peft's spelling as diffusers saves it: what `StableDiffusionPipeline.load_lora_weights` reads as its own."""
+"""peft's spelling as diffusers saves it: what a pipeline's `load_lora_weights` reads as its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from captune.exporters import LoraFile, LoraModule
-from captune.exporters._shared import check, model_name, most_common, rounded, write
+from captune.exporters._shared import FOREIGN, check, model_name, most_common, rounded, version_of, write
 from captune.tensors import to_bytes
 
 
@@ -22,24 +22,26 @@ class Peft:
     def write(self, lora: LoraFile, path: Path, precision: str) -> None:
         """Write the file atomically; `precision` is fp32, fp16 or bf16."""
         check(lora, precision)
+        version = version_of(lora)
         tensors: dict[str, Tensor] = {}
         for module in lora.modules:
             name = f"{module.component}.{module.name}"
             tensors[f"{name}.lora_A.weight"] = rounded(module.down, precision)
             tensors[f"{name}.lora_B.weight"] = rounded(module.up, precision)
-        write(path, to_bytes(tensors, _header(lora)))
+        write(path, to_bytes(tensors, _header(lora, version)))
 
     def warnings(self, lora: LoraFile) -> list[str]:
         """diffusers reads all of it."""
         return []
 
 
-def _header(lora: LoraFile) -> dict[str, str]:
+def _header(lora: LoraFile, version: str) -> dict[str, str]:
     config: dict[str, Any] = {}
     for component in sorted({m.component for m in lora.modules}):
         modules = [m for m in lora.modules if m.component == component]
         config.update({f"{component}.{k}": v for k, v in lora_config(modules).items()})
-    facts = {f"captune.{fact}": value for fact, value in lora.facts.items()}
+    facts = {fact if fact.startswith(FOREIGN) else f"captune.{fact}": value for fact, value in lora.facts.items()}
+    facts["captune.base_version"] = version
     if "base_model" in lora.facts:
         facts["captune.base_model"] = model_name(lora.facts["base_model"])
     return {**facts, "format": "pt", "lora_adapter_metadata": json.dumps(config, indent=2, sort_keys=True)}

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captune.errors import DataError
+from captune.exporters import names
 
 PARTS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
 def metadata(path: Path) -> dict[str, str]:
     """The header's texts."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def read_kohya(path: Path) -> dict[str, Tensor]:
@@ -42,18 +45,21 @@ def _change(path: Path, name: str, group: Mapping[str, Tensor]) -> Tensor:
     return alpha / rank * (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
 
 
-def leftover_keys(path: Path, components: Mapping[str, nn.Module], prefixes: Mapping[str, str]) -> list[str]:
+def leftover_keys(path: Path, components: Mapping[str, nn.Module], family: str) -> list[str]:
     """The file's keys that no linear layer or convolution of the components takes, by name and by shape.
 
-    `prefixes` are kohya's, by component. Forge refuses a file with more than 12 of them, all others drop them.
+    Forge refuses a file with more than 12 of them, all others drop them.
     """
-    shapes: dict[str, torch.Size] = {}
+    shapes: dict[str, list[int]] = {}
     for component, root in components.items():
         for name, module in root.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 if component == "text_encoder" and not name.startswith("text_model."):
                     name = f"text_model.{name}"  # transformers 5 dropped this level, the file format did not
-                shapes[prefixes[component] + name.replace(".", "_")] = module.weight.shape
-    taken = {name for name, change in read_kohya(path).items() if shapes.get(name) == change.shape}
+                key = names.to_kohya(family, component, name)
+                if key is not None:
+                    rows, *rest = module.weight.shape
+                    shapes[key] = [shapes.get(key, [0])[0] + rows, *rest]  # several modules of FLUX are one weight
+    taken = {name for name, change in read_kohya(path).items() if shapes.get(name) == list(change.shape)}
     with safe_open(path, framework="pt") as file:
         return [key for key in file.keys() if key.partition(".")[0] not in taken]  # noqa: SIM118
