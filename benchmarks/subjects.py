@@ -1,6 +1,6 @@
 """How well does the demo's recipe teach each of the six subjects? The oracle's shares, arm "human".
 
-    python benchmarks/subjects.py [SUBJECT ...] [--set train.steps=150] [--out runs/subjects]
+    python benchmarks/subjects.py [SUBJECT ...] [--set train.steps=200] [--out runs/subjects]
 
 `learnt`: pictures that show the subject, of 24 that ask for it, and how many of them the base shows; `background`: of all
 pictures; `leak`: the subject in 16 pictures that do not ask for it; `kept`: those right with the LoRA / without it.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import captune
 from captune import captioners, captions, runs
 from captune.engines import Engine
+from captune.errors import DataError
 from captune.progress import Progress
-from captune.recipe import ArmSection, DatasetSection
+from captune.recipe import ArmSection, CaptionerSection, DatasetSection
 from captune.runs import StageFolder
+from captune.tokens import Length, Tokens
 from captune.types import Caption, Example
 
 PAUSE_SECONDS = 10.0  # how often the time spent so far is noted
@@ -32,8 +36,9 @@ def caption_examples(
 
     A killed run continues after its last whole batch, so every picture is captioned in the batch it always is in.
     """
-    captioners.check(arm.captioner)
-    captioner = captioners.load(arm.captioner, device)
+    section = _captioner_of(arm)
+    captioners.check(section)
+    captioner = captioners.load(section, device)
     sources = captioner.sources(examples)
     inputs = _inputs(arm, dataset, examples, captioner.settings, sources)
     records, texts = folder.path / "captions.jsonl", folder.path / "captions"
@@ -52,9 +57,127 @@ def caption_examples(
     facts["warnings"] = [*sources.warnings, *facts["warnings"]]
     captions.write(texts, made)
     runs.write_records(records, made)
-    folder.finish(inputs, [records], captioner={"name": arm.captioner.name, **captioner.settings}, **facts)
+    folder.finish(inputs, [records], captioner={"name": section.name, **captioner.settings}, **facts)
     _partial(folder).unlink(missing_ok=True)
     return made
+
+
+def derive_captions(
+    arm: ArmSection,
+    dataset: DatasetSection,
+    examples: Sequence[Example],
+    said: Mapping[str, Sequence[Caption]],
+    load_tokens: Callable[[], Tokens],
+    base: str,
+    folder: StageFolder,
+    *,
+    wrong: Sequence[Caption] = (),
+) -> list[Caption]:
+    """The captions of an arm that is made of others: shuffled, cut to another's lengths, or the trigger word alone.
+
+    `said` holds the captions of the arms it is made of, `base` is the base model's identity, whose tokens are counted.
+    Shuffled captions are the examples' own, dealt to each other, or are dealt from `wrong` if that is given.
+    """
+    sources = {name: [c.text for c in said[name]] for name in arm.derived_from}
+    inputs = {
+        "source": arm.source,
+        "captions": sources,
+        "examples": [e.id for e in examples],
+        "words": [dataset.trigger_word, dataset.class_word] if arm.trigger_only else [],
+        "base": base if arm.length_matched else "",
+        "wrong": [c.text for c in wrong] if arm.shuffled else [],
+    }
+    records = folder.path / "captions.jsonl"
+    if folder.done(inputs):
+        return runs.read_records(records, Caption)
+    folder.begin(inputs)
+    if arm.trigger_only:
+        texts = [f"{dataset.trigger_word} {dataset.class_word}".strip()] * len(examples)
+    elif arm.length_matched is not None:
+        tokens = load_tokens()
+        long, short = (sources[name] for name in arm.derived_from)
+        texts = [tokens.cut(text, tokens.measure(other).count) for text, other in zip(long, short, strict=True)]
+    elif wrong:
+        texts = [wrong[_mark(example) % len(wrong)].text for example in examples]
+    else:
+        texts = _dealt(arm.name, examples, sources[arm.derived_from[0]])
+    made = [Caption(e.id, text, arm.source) for e, text in zip(examples, texts, strict=True)]
+    captions.write(folder.path / "captions", made)
+    runs.write_records(records, made)
+    word = dataset.trigger_word.strip()
+    without = [c.example_id for c in made if word and not captions.has_word(c.text, word)]
+    warnings = [f"{len(without)} captions lack the trigger word {word!r}: {captions.some(without)}"] if without else []
+    folder.finish(inputs, [records], captioner={"name": arm.source}, captions=len(made), warnings=warnings)
+    return made
+
+
+def _dealt(arm: str, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
+    """Every picture gets another's caption: in a random circle, keyed by the picture, each takes its neighbour's."""
+    if len(set(texts)) < 2:
+        raise DataError(f"arm {arm}: captions that are all alike cannot be dealt to the wrong pictures")
+    circle = sorted(range(len(texts)), key=lambda i: _mark(examples[i]))
+    dealt = [""] * len(texts)
+    for place, index in enumerate(circle):
+        dealt[index] = texts[circle[(place + 1) % len(circle)]]
+    return dealt
+
+
+def _mark(example: Example) -> int:
+    """A number that is the picture's own and says nothing about it."""
+    return int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8], "big")
+
+
+def measure_captions(
+    arm: str,
+    said: Sequence[Caption],
+    load_tokens: Callable[[], Tokens],
+    base: str,
+    folder: StageFolder,
+    progress: Progress,
+) -> dict[str, Length]:
+    """Every caption's length in the base's tokens, by example id; each one that will be cut is told by name."""
+    inputs = {"base": base, "captions": [[c.example_id, c.text] for c in said]}
+    path = folder.path / "tokens.json"
+    if folder.done(inputs):
+        found = {row.pop("id"): Length(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
+    else:
+        folder.begin(inputs)
+        tokens = load_tokens()
+        found = {c.example_id: tokens.measure(c.text) for c in said}
+        runs.write_json(path, [{"id": key, **runs.plain(length)} for key, length in found.items()])
+        counts = [length.count for length in found.values()]
+        folder.finish(
+            inputs,
+            [path],
+            mean=round(statistics.fmean(counts), 2),
+            longest=max(counts),
+            limit=next(iter(found.values())).limit,
+            cut=sum(length.over > 0 for length in found.values()),
+            lost=sum(length.over for length in found.values()),
+        )
+    for line in told_cuts(arm, found):
+        progress.say(line)
+    return found
+
+
+def told_cuts(arm: str, lengths: Mapping[str, Length]) -> list[str]:
+    """A sentence for every caption that is longer than the base reads."""
+    return [
+        f"arm {arm}: the caption of {name} is cut: {length.count} tokens, {length.limit} are read, {length.over} are lost "
+        f"({_shortened(length.lost)!r})"
+        for name, length in lengths.items()
+        if length.over
+    ]
+
+
+def _shortened(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def _captioner_of(arm: ArmSection) -> CaptionerSection:
+    if arm.captioner is None:
+        raise ValueError(f"arm {arm.name} has no captioner: its captions are derived ({arm.source})")
+    return arm.captioner
 
 
 def _inputs(
@@ -67,7 +190,7 @@ def _inputs(
     """All that the captions depend on: settings, the pictures' hashes and the caption files' hashes."""
     return {
         "captune": captune.__version__,
-        "captioner": arm.captioner.model_dump(mode="json"),
+        "captioner": _captioner_of(arm).model_dump(mode="json"),
         "settings": settings,
         "sources": dict(sources.hashes),
         "trigger_word": dataset.trigger_word,
@@ -90,7 +213,7 @@ def _say_all(
     engine: Engine,
 ) -> list[str]:
     """What the captioner says of every example; each batch is on disk as soon as it is there."""
-    batch_size = arm.captioner.batch_size
+    batch_size = _captioner_of(arm).batch_size
     said = _said_before(_partial(folder), examples, batch_size)
     runs.write_records(_partial(folder), [{"id": e.id, "text": t} for e, t in zip(examples, said, strict=False)])
     noted = time.monotonic()
@@ -131,11 +254,12 @@ def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> li
 def _with_trigger(
     arm: ArmSection, dataset: DatasetSection, examples: Sequence[Example], said: Sequence[str]
 ) -> list[Caption]:
+    section = _captioner_of(arm)
     return [
         Caption(
             example.id,
-            captions.with_trigger_word(text, dataset.trigger_word, dataset.class_word, arm.captioner.trigger),
-            arm.captioner.name,
+            captions.with_trigger_word(text, dataset.trigger_word, dataset.class_word, section.trigger),
+            section.name,
         )
         for example, text in zip(examples, said, strict=True)
     ]
@@ -157,7 +281,7 @@ def _facts(
     without = [c.example_id for c in made if word.strip() and not captions.has_word(c.text, word)]
     if without:
         warnings.append(f"{len(without)} captions lack the trigger word {word!r}: {captions.some(without)}")
-    if arm.captioner.trigger == "replace_class" and word.strip():
+    if _captioner_of(arm).trigger == "replace_class" and word.strip():
         lacking = [
             e.id
             for e, text in zip(examples, said, strict=True)

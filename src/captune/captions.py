@@ -6,12 +6,13 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from captune import runs
 from captune.errors import DataError
+from captune.recipe import TrainSection
 from captune.types import Caption
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".cap")
@@ -33,6 +34,51 @@ def with_trigger_word(text: str, trigger_word: str, class_word: str, how: Trigge
     if how == "replace_class" and has_word(text, class_word):
         return _whole_word(class_word).sub(lambda _: word, text, count=1)
     return f"{word}, {text.strip()}" if text.strip() else word
+
+
+def split_parts(text: str, keep: int = 0) -> tuple[list[str], list[str]]:
+    """The parts of a caption between commas, trimmed: the first `keep`, and the others."""
+    parts = [part.strip() for part in text.split(",")]
+    return parts[:keep], parts[keep:]
+
+
+def varies(section: TrainSection) -> bool:
+    """Whether visits of one picture read its caption differently, beside leaving it out."""
+    return section.shuffle_caption or section.tag_dropout > 0
+
+
+def option_warnings(section: TrainSection, texts: Sequence[str]) -> list[str]:
+    """What the training's options do to these captions that their writer may not want."""
+    lines = []
+    sided = [text for text in texts if says_side(text)]
+    if section.flip and sided:
+        lines.append(
+            f"train.flip mirrors pictures, not words: {len(sided)} of {len(texts)} captions say left or right, such as "
+            f"{sided[0][:60]!r}"
+        )
+    if varies(section):
+        lines.append("captions vary from visit to visit: the text is encoded at each step")
+        if all(len(split_parts(text, section.keep_tokens)[1]) < 2 for text in texts):
+            kept = f" beyond the {section.keep_tokens} kept" if section.keep_tokens else ""
+            lines.append(f"shuffling and dropping work on parts between commas, and no caption has two of them{kept}")
+    return lines
+
+
+def says_side(text: str) -> bool:
+    """Whether the text says left or right, which a mirrored picture turns round."""
+    return has_word(text, "left") or has_word(text, "right")
+
+
+def known_prompts(prompts: Sequence[str], said: Mapping[str, Sequence[Caption]]) -> dict[int, list[str]]:
+    """Which prompts stand word by word in which arms' captions, by the prompt's index: those arms have seen the answer."""
+    words = {arm: {_bare(caption.text) for caption in texts} for arm, texts in said.items()}
+    found = {i: [arm for arm, texts in words.items() if _bare(prompt) in texts] for i, prompt in enumerate(prompts)}
+    return {index: arms for index, arms in found.items() if arms}
+
+
+def _bare(text: str) -> str:
+    """The words alone: case, marks and spaces do not make another prompt."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def has_word(text: str, word: str) -> bool:

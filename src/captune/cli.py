@@ -1,4 +1,4 @@
-"""The command line: one short command per stage, and run, demo, plan, doctor.
+"""The command line: one short command per stage, and run, demo, plan, study, doctor.
 
 Heavy imports wait until they are needed, so that help and a recipe's errors come at once.
 """
@@ -6,6 +6,8 @@ Heavy imports wait until they are needed, so that help and a recipe's errors com
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 
 STORY, STAGE, MACHINE = "The whole story", "One stage, after the stages before it", "This machine"
+FILES = "LoRA files and other tools"
 STAGES = {
     "prepare": "Bring the pictures to the size that training needs.",
     "caption": "Write every arm's captions.",
@@ -35,7 +38,6 @@ STAGES = {
     "sample": "Draw the same prompts and seeds with every LoRA, and without.",
     "evaluate": "Score the pictures and compare the arms.",
     "report": "Write the page that shows it all.",
-    "export": "Write the LoRA files that other tools load.",
 }
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.", show_default=False)]
@@ -67,15 +69,24 @@ def _read(file: Path, settings: list[str] | None, device: str | None) -> Recipe:
     return recipe.read(file, [*(settings or []), *device_setting])
 
 
+def _typed() -> str:
+    """What a person would type to do this again."""
+    return shlex.join(["captune", *sys.argv[1:]])
+
+
 def _show(outcome: Outcome, folder: Path, as_json: bool) -> None:
     """Print what a run came to."""
     if as_json:
         facts = {"verdict": outcome.verdict, "report": outcome.report, "already_done": outcome.already_done}
-        console.print_json({"run": folder, **facts, "summary": outcome.summary})
+        failures = [vars(failure) for failure in outcome.failures]
+        console.print_json({"run": folder, **facts, "failures": failures, "summary": outcome.summary})
         return
     if outcome.already_done:
         console.print_lines(f"nothing to do: all of this was done before, in {folder}")
     console.print_lines(outcome.verdict, style="bold")
+    for failure in outcome.failures:
+        who = f"{failure.arm}, seed {failure.training_seed}"
+        console.print_lines(f"not trained: {who}: {failure.reason}", style="red")
     if outcome.report is not None:
         console.print_lines(f"report: {outcome.report}")
 
@@ -94,8 +105,10 @@ def _run_until(upto: str | None) -> Callable[..., None]:
             folder.check_writable()
             running.log = folder.path / "error.log"
             with console.shown() as progress:
-                outcome = pipeline.run(chosen, folder, progress, upto=upto)
+                outcome = pipeline.run(chosen, folder, progress, upto=upto, command=_typed())
             _show(outcome, folder.path, as_json)
+            if outcome.failures:
+                raise typer.Exit(1)
 
     return command
 
@@ -120,7 +133,7 @@ def demo(
         folder.check_writable()
         running.log = folder.path / "error.log"
         with console.shown() as progress:
-            outcome = run_demo(folder, progress, subject=subject)
+            outcome = run_demo(folder, progress, subject=subject, command=_typed())
         _show(outcome, folder.path, as_json)
 
 
@@ -140,8 +153,132 @@ def plan(recipe: RecipeFile, settings: Settings = None, device: Device = None, a
             console.print_lines(f"warning: {warning}", style="yellow")
 
 
+@app.command(rich_help_panel=STORY)
+def study(
+    training_seeds: Annotated[int, typer.Option(min=1, help="Trainings per arm.")] = 3,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts.")] = 25,
+    seeds: Annotated[int, typer.Option(min=1, help="Sampling seeds per prompt.")] = 4,
+    difference: Annotated[
+        float | None, typer.Option(min=0, help="The difference between two arms that you want to find.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A finished run to learn from how much scores vary.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="With --from: which metric; the study's primary one if not given.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study of some size can find, and what size finds a difference."""
+    with console.told():
+        from captune import designing
+        from captune.evaluate.statistics import Design
+
+        name, truth = ("CLIP-T, assumed", designing.TYPICAL)
+        if source is not None:
+            name, truth = designing.measured(source, metric)
+        told = designing.plan_study(truth, Design(training_seeds, prompts, seeds), difference)
+        if as_json:
+            console.print_json({"metric": name, **told})
+        else:
+            console.print_lines(*designing.sentences(name, told))
+
+
 for _stage, _sentence in STAGES.items():
     app.command(_stage, help=_sentence, rich_help_panel=STAGE)(_run_until(_stage))
+
+
+LoraPath = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A LoRA file (.safetensors) of any tool.", show_default=False)
+]
+
+
+@app.command(rich_help_panel=FILES)
+def inspect(file: LoraPath, as_json: AsJson = False) -> None:
+    """Say what is in a LoRA file: family, rank, modules, norms, header, hashes, and which tools read all of it."""
+    with console.told():
+        from captune.inspection import inspect_lora
+
+        found = inspect_lora(file)
+        if as_json:
+            console.print_json(found)
+        else:
+            console.print_table(str(file), found)
+
+
+@app.command("export", rich_help_panel=STAGE)
+def export_lora(
+    source: Annotated[
+        Path, typer.Argument(metavar="RECIPE|FILE", help="A recipe, or a LoRA file.", show_default=False)
+    ],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder; for a file, the file to write.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="For a file: kohya, peft, or merged (a diffusers folder of the base)."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="For a file: fp32, fp16 or bf16.")] = "fp16",
+    base: Annotated[str, typer.Option(help="For merged: the base model, a folder or a hub name.")] = "",
+    family: Annotated[str, typer.Option(help="For merged: the base's family.")] = "sd",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the LoRA files that other tools load: of a recipe's run, or from a LoRA file of any tool."""
+    if source.suffix != ".safetensors":
+        _run_until("export")(source, settings, out, device, as_json)
+        return
+    with console.told(), console.shown() as progress:
+        from captune import pipeline
+
+        path, warnings = pipeline.convert(source, form or "kohya", out, precision, base, family)
+        for line in warnings:
+            progress.say(line)
+        if as_json:
+            console.print_json({"file": path, "warnings": warnings})
+        else:
+            console.print_lines(f"written: {path}")
+
+
+@app.command(
+    "import",
+    rich_help_panel=FILES,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]},
+)
+def import_recipe(
+    context: typer.Context,
+    tool: Annotated[str, typer.Argument(help="kohya, civitai or dreambooth.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Argument(help="Its configuration: a TOML (kohya) or JSON file (civitai).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; printed if not given.")] = None,
+) -> None:
+    """Translate another tool's settings into a recipe, and say what became of each; its flags may follow."""
+    with console.told():
+        from captune import importers
+
+        given = file if file is not None and not str(file).startswith("-") else None
+        flags = context.args if given is not None or file is None else [str(file), *context.args]
+        found = importers.load(tool).translate(_text_of(given), flags)
+        for line in found.translated:
+            console.print_aside("translated", line)
+        for line in found.missing:
+            console.print_aside("no counterpart", line)
+        for line in found.ignored_there:
+            console.print_aside("not read there either", line)
+        if out is None:
+            console.print_lines(importers.as_toml(found))
+            return
+        from captune import runs
+
+        runs.write_text(out, importers.as_toml(found))
+        console.print_lines(f"recipe: {out}")
+
+
+def _text_of(file: Path | None) -> str:
+    from captune.errors import DataError
+
+    try:
+        return "" if file is None else file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
 
 
 @app.command(rich_help_panel=MACHINE)

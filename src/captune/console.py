@@ -134,6 +134,13 @@ def print_marked(mark: str, style: str, line: str) -> None:
     to_stdout().print(Text.assemble((mark, style), " ", line), soft_wrap=True)
 
 
+def print_aside(mark: str, line: str) -> None:
+    """A remark that is not the result: on stderr, behind a mark."""
+    from rich.text import Text
+
+    to_stderr().print(Text.assemble((f"{mark}: ", "cyan"), line), soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """`value` as JSON on stdout and nothing else, for scripts."""
     from captune import runs

@@ -21,13 +21,13 @@ SIDE = 128  # drawn at twice the model's size, so that the report shows the subj
 PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
 
-def run_demo(folder: RunFolder, progress: Progress, *, subject: str = "jefpajot") -> Outcome:
+def run_demo(folder: RunFolder, progress: Progress, *, subject: str = "jefpajot", command: str = "") -> Outcome:
     """Draw the subject's pictures, caption them twice, train both LoRAs, sample, evaluate and report."""
     if subject not in subjects.SUBJECTS:
         raise unknown("subject", subject, subjects.SUBJECTS)
     pictures = folder.path / "photos"
     draw_photos(subject, pictures)
-    outcome = pipeline.run(demo_recipe(subject, pictures), folder, progress)
+    outcome = pipeline.run(demo_recipe(subject, pictures), folder, progress, command=command)
     overview = folder.path / "demo.png"
     with runs.atomic(overview) as part:
         draw_overview(folder).save(part, "PNG")
@@ -37,12 +37,14 @@ def run_demo(folder: RunFolder, progress: Progress, *, subject: str = "jefpajot"
 
 def draw_overview(folder: RunFolder, columns: int = 8, tile: int = 128) -> Image.Image:
     """The demo in one picture: photographs, and below each other the same prompts without and with each arm's LoRA."""
-    places = {"base": "without LoRA"} | {path.parent.name: path.parent.name for path in _arm_samples(folder)}
+    chosen = recipe.read(folder.recipe)
+    first = chosen.training_seeds[0]
+    places = {"without LoRA": folder.stage("base/sample").path}
+    places |= {arm.name: folder.training(arm.name, first, "sample").path for arm in chosen.arm}
     rows: dict[str, list[Path]] = {"photographs": sorted((folder.path / "photos").glob("*.png"))[:columns]}
     every = max(1, 24 // columns)  # spread over the backgrounds and the places
-    for arm, title in places.items():
-        sample = folder.stage("base/sample") if arm == "base" else folder.arm(arm, "sample")
-        rows[title] = sorted((sample.path / "pictures").glob("*.png"))[: columns * every : every]
+    for title, place in places.items():
+        rows[title] = sorted((place / "pictures").glob("*.png"))[: columns * every : every]
     margin, gap = 150, 4
     sheet = Image.new("RGB", (margin + columns * (tile + gap), len(rows) * (tile + gap)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
@@ -53,11 +55,6 @@ def draw_overview(folder: RunFolder, columns: int = 8, tile: int = 128) -> Image
                 shown = picture.convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(shown, (margin + x * (tile + gap), y * (tile + gap)))
     return sheet
-
-
-def _arm_samples(folder: RunFolder) -> list[Path]:
-    recipe_arms = [arm.name for arm in recipe.read(folder.recipe).arm]
-    return [folder.arm(name, "sample").path for name in recipe_arms]
 
 
 def draw_photos(subject: str, folder: Path, count: int = PICTURES) -> None:
@@ -104,7 +101,7 @@ def demo_recipe(subject: str, pictures: Path) -> Recipe:
             "targets": "all",
             "learning_rate": 1e-3,
             "lr_scheduler": "cosine",
-            "steps": 150,
+            "steps": 200,
             "batch_size": 8,
         },
         "regularization": {"count": 48, "prompts": ordinary_prompts(48, seed=1)},
@@ -116,6 +113,7 @@ def demo_recipe(subject: str, pictures: Path) -> Recipe:
             "prompts": [*subject_prompts(), *ordinary_prompts(16, seed=2)],
             "batch_size": 20,
         },
+        "study": {"primary": "oracle_subject"},
         "evaluate": {
             "metrics": ["clip_t", "clip_i", "oracle_subject", "oracle_background", "oracle_prompt", "oracle_leak"]
         },

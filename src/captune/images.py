@@ -33,6 +33,7 @@ EXTENSIONS = frozenset(
     + (".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".qoi")
 )
 FORMATS = "JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF, JPEG 2000, PPM, TGA, PSD, QOI"
+MASK = ".mask.png"
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 PAGED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # not MPO: most of a phone's JPEGs carry a second, technical picture
@@ -150,6 +151,11 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     except (ImageCms.PyCMSError, OSError):
         pass
     return image.convert("RGB")
+
+
+def mask_file(picture: Path) -> Path:
+    """Where a picture's mask is looked for: a.mask.png beside a.jpg."""
+    return picture.with_name(picture.stem + MASK)
 
 
 def enlargement(size: tuple[int, int], target: tuple[int, int]) -> float:

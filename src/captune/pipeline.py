@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captune import captioners, captions, engines, exporters, families, metrics, runs, weights
-from captune.caption import caption_examples
-from captune.errors import RecipeError
+from captune.caption import caption_examples, derive_captions, measure_captions
+from captune.errors import CaptuneError, RecipeError
 from captune.families import Family
 from captune.parts import unknown
-from captune.prepare import prepare_images
+from captune.prepare import hold_out, prepare_images
 from captune.progress import Progress
-from captune.recipe import ArmSection, Recipe, as_toml
+from captune.recipe import ArmSection, BaseSection, Recipe, as_toml
 from captune.report import Story, write_report
-from captune.runs import RunFolder, sha256_of
-from captune.types import BASE, Adapter, Caption, Example, Sample
+from captune.runs import RunFolder, StageFolder, sha256_of
+from captune.tokens import Length, Tokens
+from captune.types import BASE, Adapter, Caption, CrossLoss, Example, Failure, Sample
+
+if TYPE_CHECKING:
+    from captune.train.cache import Latents
 
 STAGES = ("prepare", "caption", "train", "sample", "evaluate", "export", "report")
 
@@ -32,17 +38,48 @@ class Outcome:
     report: Path | None
     already_done: bool
     summary: dict[str, Any] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
 
-def run(recipe: Recipe, folder: RunFolder, progress: Progress, *, upto: str | None = None) -> Outcome:
-    """Run a recipe up to and including a stage (all of them if not given), skipping what is done already."""
+def run(
+    recipe: Recipe, folder: RunFolder, progress: Progress, *, upto: str | None = None, command: str = ""
+) -> Outcome:
+    """Run a recipe up to and including a stage (all of them if not given), skipping what is done already.
+
+    `command` is what a person typed, for the report.
+    """
     if upto is not None and upto not in STAGES:
         raise unknown("stage", upto, STAGES)
     check(recipe)
     before = _manifests(folder)
     runs.write_text(folder.recipe, as_toml(recipe))
-    told = _run_stages(_Run(recipe, folder, progress), upto or STAGES[-1])
-    return Outcome(*told, already_done=bool(before) and _manifests(folder) == before, summary=_summary(folder, upto))
+    this = _Run(recipe, folder, progress, command)
+    verdict, report = _run_stages(this, upto or STAGES[-1])
+    done = bool(before) and _manifests(folder) == before and not this.failures
+    return Outcome(verdict, report, done, _summary(folder, upto), tuple(this.failures))
+
+
+def convert(
+    file: Path, form: str, target: Path | None, precision: str, model: str, family: str
+) -> tuple[Path, list[str]]:
+    """Write a LoRA file of any tool in another format; the path, and what tools will leave out of it.
+
+    `model` and `family` name the base that `merged` puts the LoRA into.
+    """
+    from captune.export import export_file
+
+    if form == "merged" and not model:
+        raise RecipeError("--format merged needs --base, the model that the LoRA is merged into")
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise unknown("precision", precision, ("fp32", "fp16", "bf16"))
+    section = BaseSection(family=family, model=model or "mini", device="cpu")
+    return export_file(file, form, target, precision, lambda: _fresh_pipeline(section))
+
+
+def _fresh_pipeline(base: BaseSection) -> Any:
+    """The base's pipeline, loaded for being changed: in float32, but FLUX, which would take 48 GB, in bf16."""
+    precision = "bf16" if base.family == "flux" else "fp32"
+    return families.load(base.model_copy(update={"device": "cpu", "precision": precision})).pipeline
 
 
 def check(recipe: Recipe) -> None:
@@ -56,40 +93,104 @@ def check(recipe: Recipe) -> None:
             problems.append(f"{place}: {error}")
 
     collect("base.family", lambda: families.check(recipe.base))
-    collect("evaluate.metrics", lambda: metrics.check(recipe.evaluate.metrics, recipe.dataset.trigger_word))
+    problems += _refused(recipe)
+    collect("evaluate.metrics", lambda: metrics.check(recipe.judging, recipe.dataset.trigger_word))
     collect("export.formats", lambda: exporters.check(recipe.export.formats))
     for arm in recipe.arm:
-        collect(f"arm {arm.name}", lambda arm=arm: captioners.check(arm.captioner))  # type: ignore[misc]
+        if arm.captioner is not None:
+            collect(f"arm {arm.name}", lambda section=arm.captioner: captioners.check(section))  # type: ignore[misc]
     if len(problems) == 1:
         raise RecipeError(problems[0])
     if problems:
         raise RecipeError("\n  ".join([f"the recipe has {len(problems)} problems:", *problems]))
 
 
+def _refused(recipe: Recipe) -> list[str]:
+    """Options that are set and that the family cannot honour, an arm's own among them."""
+    if recipe.base.family not in families.FAMILIES:
+        return []
+    given = [
+        f"{name}.{option}"
+        for name in ("train", "sample", "regularization")
+        for option in getattr(recipe, name).set_apart
+    ]
+    own = {arm.name: [f"train.{option}" for option in arm.train] for arm in recipe.arm}
+    lines = families.refusals(recipe.base.family, given)
+    return lines + [
+        f"arm {a}: {line}" for a, told in own.items() for line in families.refusals(recipe.base.family, told)
+    ]
+
+
+@dataclass
+class _Told:
+    """All captions of a run: by arm, for the pictures trained on, held out, and of the class (regularization)."""
+
+    arms: dict[str, list[Caption]]
+    held_out: dict[str, list[Caption]]
+    lengths: dict[str, dict[str, Length]]
+
+
 class _Run:
     """A recipe on its way through the stages; the base model is loaded once, when a stage first needs it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
-        self.recipe, self.folder, self.progress = recipe, folder, progress
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, command: str) -> None:
+        self.recipe, self.folder, self.progress, self.command = recipe, folder, progress, command
         base = recipe.base
         identity = weights.identity(base.model, base.family, base.revision)
         # number format and device shape every weight and picture: a change of them makes those stages anew
         self.base = runs.fingerprint([identity, base.family, base.variant, base.precision, base.device])
         self.family: Callable[[], Family] = cache(self._load_family)
-        self.tokens: dict[str, dict[str, tuple[int, int]]] = {}
+        self.tokens: Callable[[], Tokens] = cache(lambda: Tokens.load(base))
+        self.multiple = families.FACTS[base.family].multiple
+        self.failures: list[Failure] = []
 
     def _load_family(self) -> Family:
         self.progress.say(f"loading {self.recipe.base.model}")
         return families.load(self.recipe.base)
 
-    def prepare(self) -> list[Example]:
+    def prepare(self) -> tuple[list[Example], list[Example]]:
+        """The pictures to train on, and those that no arm is trained on."""
         stage = self.folder.stage("prepare")
-        return prepare_images(self.recipe.dataset, self.recipe.prepare, 8, stage, self.progress)
+        found = prepare_images(self.recipe.dataset, self.recipe.prepare, self.multiple, stage, self.progress)
+        return hold_out(found, self.recipe.study.held_out)
 
-    def caption(self, arm: ArmSection, examples: Sequence[Example]) -> list[Caption]:
+    def caption(self, examples: Sequence[Example], held_out: Sequence[Example]) -> _Told:
+        """Every arm's captions; arms made of others come after those."""
+        arms = sorted(self.recipe.arm, key=lambda arm: bool(arm.derived_from))
+        said: dict[str, list[Caption]] = {}
+        kept: dict[str, list[Caption]] = {}
+        for arm in arms:
+            if arm.captioner is not None:
+                every = self._captioned(arm, [*examples, *held_out])
+                said[arm.name], kept[arm.name] = every[: len(examples)], every[len(examples) :]
+            else:
+                said[arm.name] = self._derived(arm, examples, said, "caption")
+                wrong = said[arm.shuffled] if arm.shuffled is not None else ()
+                kept[arm.name] = self._derived(arm, held_out, kept, "caption-held-out", wrong) if held_out else []
+        order = [arm.name for arm in self.recipe.arm]
+        lengths = {name: self._measured(name, said[name]) for name in order}
+        return _Told({name: said[name] for name in order}, {name: kept[name] for name in order}, lengths)
+
+    def _captioned(self, arm: ArmSection, examples: Sequence[Example]) -> list[Caption]:
         engine, device = engines.load(), self.recipe.base.device
         stage = self.folder.arm(arm.name, "caption")
         return caption_examples(arm, self.recipe.dataset, examples, stage, self.progress, engine, device)
+
+    def _derived(
+        self,
+        arm: ArmSection,
+        examples: Sequence[Example],
+        said: Mapping[str, Sequence[Caption]],
+        stage: str,
+        wrong: Sequence[Caption] = (),
+    ) -> list[Caption]:
+        """`wrong`: where a held-out picture's shuffled caption comes from; it may be alone, with none to deal with."""
+        folder, dataset = self.folder.arm(arm.name, stage), self.recipe.dataset
+        return derive_captions(arm, dataset, examples, said, self.tokens, self.base, folder, wrong=wrong)
+
+    def _measured(self, arm: str, said: Sequence[Caption]) -> dict[str, Length]:
+        stage = self.folder.arm(arm, "tokens")
+        return measure_captions(arm, said, self.tokens, self.base, stage, self.progress)
 
     def regularization(self) -> tuple[list[Example], list[Caption]]:
         from captune.sample import draw_regularization
@@ -98,7 +199,7 @@ class _Run:
         stage = self.folder.stage("regularization")
         if section.path is not None:
             of_class = dataset.model_copy(update={"path": section.path, "repeats": section.repeats})
-            found = prepare_images(of_class, self.recipe.prepare, 8, stage, self.progress)
+            found = prepare_images(of_class, self.recipe.prepare, self.multiple, stage, self.progress)
             examples = [_weighted(e, section.weight) for e in found]
             told = [captions.read_sidecar(e.source, ".txt") or dataset.class_word for e in examples]
             return examples, [Caption(e.id, text, "sidecar") for e, text in zip(examples, told, strict=True)]
@@ -117,50 +218,94 @@ class _Run:
             self.progress,
         )
 
-    def train(self, arm: str, examples: Sequence[Example], said: Sequence[Caption]) -> Adapter:
+    def latents(self, examples: Sequence[Example]) -> Callable[[], Latents]:
+        """Encodes all pictures of the run once, when a training first needs them."""
+        from captune.train.cache import cache_latents
+
+        stage, flip = (
+            self.folder.stage("latents"),
+            self.recipe.train.flip or any(a.train.get("flip") for a in self.recipe.arm),
+        )
+        return cache(lambda: cache_latents(examples, self.base, flip, self.family, stage, self.progress))
+
+    def train(
+        self,
+        arm: ArmSection,
+        seed: int,
+        examples: Sequence[Example],
+        said: Sequence[Caption],
+        latents: Callable[[], Latents],
+        stage: StageFolder | None = None,
+    ) -> Adapter:
         from captune.sample import draw_progress
-        from captune.train.cache import Latents, cache_latents
         from captune.train.diffusion import train_lora
 
-        section, sampling = self.recipe.train, self.recipe.sample
-
-        def latents() -> Latents:
-            stage = self.folder.stage("latents")
-            return cache_latents(examples, self.base, section.flip, self.family, stage, self.progress)
+        sampling = self.recipe.sample
+        pictures = self.folder.training(arm.name, seed, "progress").path
 
         def after_epoch(adapter: Adapter) -> None:
-            pictures = self.folder.path / "arms" / arm / "progress"
             draw_progress(sampling, self.recipe.prompts, adapter, self.family(), pictures)
 
         return train_lora(
-            section,
-            arm,
+            self.recipe.train_of(arm, seed),
+            arm.name,
             self.base,
             examples,
             said,
             latents,
             self.family,
-            self.folder.arm(arm, "train"),
+            stage or self.folder.training(arm.name, seed, "train"),
             self.progress,
-            snapshot_every=sampling.every_epochs,
+            title=f"train {self._called(arm.name, seed)}",
+            snapshot_every=sampling.every_epochs if stage is None else None,
             after_epoch=after_epoch,
         )
 
-    def sample(self, arm: str, adapter: Adapter | None) -> list[Sample]:
+    def sample(self, arm: str, adapter: Adapter | None, stage: StageFolder | None = None) -> list[Sample]:
+        """The recipe's prompts, drawn with an adapter or without any."""
         from captune.sample import sample_arm
 
-        stage = self.folder.arm(arm, "sample") if adapter else self.folder.stage("base/sample")
+        if not self.recipe.prompts:
+            return []
+        title = f"sample {self._called(arm, adapter.training_seed if adapter else None)}"
+        where = stage or (self._of(adapter, "sample") if adapter else self.folder.stage("base/sample"))
         section, prompts = self.recipe.sample, self.recipe.prompts
-        return sample_arm(section, prompts, arm, self.base, adapter, self.family, stage, self.progress)
+        return sample_arm(section, prompts, arm, self.base, adapter, self.family, where, self.progress, title=title)
 
-    def export(self, adapter: Adapter, examples: Sequence[Example], said: Sequence[Caption]) -> list[Path]:
+    def reproduce(self, arm: str, said: Sequence[Caption], adapter: Adapter | None) -> list[Sample]:
+        """Every training picture asked back by its own caption, with the arm's adapter or without any."""
+        from captune.sample import sample_arm
+
+        seeds = self.recipe.study.reproduction_seeds
+        if "reproduction" not in self.recipe.judging.measured or not seeds:
+            return []
+        who = self._called(arm, adapter.training_seed) if adapter else f"{BASE}, captions of {arm}"
+        return sample_arm(
+            self.recipe.sample.model_copy(update={"seeds": seeds}),
+            [caption.text for caption in said],
+            arm if adapter else BASE,
+            self.base,
+            adapter,
+            self.family,
+            self._of(adapter, "reproduction") if adapter else self.folder.stage(f"base/reproduction/{arm}"),
+            self.progress,
+            title=f"ask back {who}",
+            of=[caption.example_id for caption in said],
+        )
+
+    def export(
+        self, adapter: Adapter, examples: Sequence[Example], said: Sequence[Caption], samples: Sequence[Sample]
+    ) -> list[Path]:
+        """The adapter's files for other tools, with the first picture that it drew as their cover."""
         from captune.export import export_adapter, lora_file
-        from captune.exporters.facts import of_pictures
+        from captune.exporters.facts import cover, of_pictures
 
         name = f"{self.recipe.name}-{adapter.arm}"
+        if len(self.recipe.training_seeds) > 1:
+            name += f"-seed{adapter.training_seed}"
         side = self.recipe.dataset.resolution
         facts = {
-            "output_name": name,
+            "output_name": self.recipe.name,  # not the arm's: arms with equal captions make equal files
             "base_model": self.recipe.base.model,
             "resolution": f"{side}x{side}",
             "rank": str(adapter.rank),
@@ -168,82 +313,195 @@ class _Run:
             **({"trigger_word": self.recipe.dataset.trigger_word} if self.recipe.dataset.trigger_word else {}),
             **of_pictures(examples, said),
         }
-        stage = self.folder.arm(adapter.arm, "export")
-        return export_adapter(self.recipe.export, lora_file(adapter.path, facts), stage, self.progress)
+        stage = self._of(adapter, "export")
+        own = (s.path for s in samples if (s.arm, s.training_seed) == (adapter.arm, adapter.training_seed))
+        first = next(own, None)
+        lora = lora_file(adapter.path, facts, cover(first) if first else None)
+        load = lambda: _fresh_pipeline(self.recipe.base)  # noqa: E731 (only `merged` calls it)
+        return export_adapter(self.recipe.export, lora, name, stage, self.progress, load)
+
+    def _of(self, adapter: Adapter, stage: str) -> StageFolder:
+        return self.folder.training(adapter.arm, adapter.training_seed, stage)
+
+    def _called(self, arm: str, seed: int | None) -> str:
+        """The arm, with the seed where it is trained with several."""
+        return arm if seed is None or len(self.recipe.training_seeds) == 1 else f"{arm}, seed {seed}"
+
+    def each_training(self) -> Iterator[tuple[ArmSection, int]]:
+        """Every arm with the first seed, then with the next: a study that is cut short has whole pairs."""
+        for seed in self.recipe.training_seeds:
+            for arm in self.recipe.arm:
+                yield arm, seed
+
+
+@dataclass
+class _Made:
+    """What the trainings of a run made."""
+
+    adapters: list[Adapter] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    def of(self, arm: str) -> list[Adapter]:
+        return [adapter for adapter in self.adapters if adapter.arm == arm]
 
 
 def _run_stages(this: _Run, upto: str) -> tuple[str, Path | None]:
     """All stages in order; returns the verdict and the report's path."""
-    recipe = this.recipe
-    until = STAGES.index(upto)
-    names = [arm.name for arm in recipe.arm]
-    examples = this.prepare()
+    until, path = STAGES.index(upto), this.folder.path
+    examples, held_out = this.prepare()
     if until == STAGES.index("prepare"):
-        return f"{len(examples)} pictures are prepared in {this.folder.path / 'prepare'}", None
-    said = {arm.name: this.caption(arm, examples) for arm in recipe.arm}
+        return f"{len(examples) + len(held_out)} pictures are prepared in {path / 'prepare'}", None
+    told = this.caption(examples, held_out)
     if until == STAGES.index("caption"):
-        return f"{len(examples)} pictures are captioned by {len(names)} arms in {this.folder.path / 'arms'}", None
-    others, told = this.regularization()
-    adapters = {name: this.train(name, [*examples, *others], [*said[name], *told]) for name in names}
+        return f"{len(examples)} pictures are captioned by {len(told.arms)} arms in {path / 'arms'}", None
+    others, words = this.regularization()
+    latents = this.latents([*examples, *others, *held_out])
+    made = _Made()
+    if until > STAGES.index("train"):
+        made.samples += this.sample(BASE, None)
+        for name, said in told.arms.items():
+            made.samples += this.reproduce(name, said, None)
+    for arm, seed in this.each_training():
+        with _others_go_on(this, arm.name, seed):
+            adapter = this.train(arm, seed, [*examples, *others], [*told.arms[arm.name], *words], latents)
+            if until > STAGES.index("train"):
+                drawn = this.sample(arm.name, adapter) + this.reproduce(arm.name, told.arms[arm.name], adapter)
+                made.samples += drawn
+            made.adapters.append(adapter)
     if until == STAGES.index("train"):
-        return "trained: " + ", ".join(str(a.path) for a in adapters.values()), None
-    samples = this.sample(BASE, None) if recipe.prompts else []
-    for name in names if recipe.prompts else []:
-        samples += this.sample(name, adapters[name])
+        return "trained: " + ", ".join(str(a.path) for a in made.adapters), None
     if until == STAGES.index("sample"):
-        return f"{len(samples)} pictures are drawn in {this.folder.path}", None
-    return _judge(this, until, examples, said, adapters, samples)
+        return f"{len(made.samples)} pictures are drawn in {path}", None
+    repeated = _repeat(this, [*examples, *others], [*told.arms[this.recipe.arm[0].name], *words], latents, made)
+    return _judge(this, until, examples, held_out, told, made, latents, repeated)
+
+
+@contextmanager
+def _others_go_on(this: _Run, arm: str, seed: int) -> Iterator[None]:
+    """A training that fails is noted by name, and the others go on; if none is left, its error is raised."""
+    try:
+        yield
+    except Exception as error:
+        if len(this.failures) + 1 == len(this.recipe.arm) * len(this.recipe.training_seeds):
+            raise
+        reason = str(error).strip() if isinstance(error, CaptuneError) else f"{type(error).__name__}: {error}"
+        this.failures.append(Failure(arm, seed, reason))
+        this.progress.say(f"the training of {arm} with seed {seed} failed, the others go on: {reason}")
+        log = this.folder.training(arm, seed, "train").path.parent / "error.log"
+        runs.write_text(log, "".join(traceback.format_exception(error)))
+
+
+def _repeat(
+    this: _Run, examples: Sequence[Example], said: Sequence[Caption], latents: Callable[[], Latents], made: _Made
+) -> dict[str, bool]:
+    """Train and draw the first arm's first seed again, if the recipe asks for it; what is equal byte by byte."""
+    arm, seed = this.recipe.arm[0], this.recipe.training_seeds[0]
+    first = next((a for a in made.of(arm.name) if a.training_seed == seed), None)
+    if not this.recipe.study.repeat or first is None:
+        return {}
+    again = this.train(arm, seed, examples, said, latents, this.folder.stage("repeat/train"))
+    drawn = this.sample(arm.name, again, this.folder.stage("repeat/sample"))
+    before = {s.item: s.path for s in made.samples if (s.arm, s.training_seed, s.of) == (arm.name, seed, "")}
+    equal = all(sha256_of(s.path) == sha256_of(before[s.item]) for s in drawn)
+    return {"LoRA file": again.sha256 == first.sha256, **({f"{len(drawn)} pictures": equal} if drawn else {})}
 
 
 def _judge(
     this: _Run,
     until: int,
     examples: list[Example],
-    said: dict[str, list[Caption]],
-    adapters: dict[str, Adapter],
-    samples: list[Sample],
+    held_out: list[Example],
+    told: _Told,
+    made: _Made,
+    latents: Callable[[], Latents],
+    repeated: dict[str, bool],
 ) -> tuple[str, Path | None]:
     """Scores, comparisons, files for other tools, and the report."""
-    from captune.evaluate.compare import compare, summarize
+    from captune.evaluate import denoising
+    from captune.evaluate.compare import compare, matrix, summarize
+    from captune.evaluate.epochs import choose_epochs
     from captune.evaluate.score import read_facts, score_samples
+    from captune.evaluate.stability import stability
     from captune.report.verdict import verdict
     from captune.sample import read_progress
 
-    recipe, stage = this.recipe, this.folder.stage("evaluate")
-    device = recipe.base.device
-    judged = samples and recipe.evaluate.metrics
-    scores = (
-        score_samples(recipe.evaluate, recipe.dataset, samples, examples, stage, this.progress, device)
-        if judged
-        else []
-    )
-    facts = read_facts(stage) if judged else {}
-    intervals = summarize(scores, recipe.evaluate)
-    comparisons = compare(scores, recipe.evaluate, {name: f.higher_is_better for name, f in facts.items()})
-    text = verdict(intervals, comparisons).text
+    recipe, stage, section = this.recipe, this.folder.stage("evaluate"), this.recipe.judging
+    names = [arm.name for arm in recipe.arm]
+    steps = [
+        s for a in made.adapters for s in read_progress(this.folder.training(a.arm, a.training_seed, "progress").path)
+    ]
+    samples, device = [*made.samples, *steps], recipe.base.device
+    scores = score_samples(section, recipe.dataset, samples, examples, stage, this.progress, device) if samples else []
+    facts = read_facts(stage) if samples else {}
+    losses: list[CrossLoss] = []
+    if recipe.study.denoising:
+        losses = denoising.measure_denoising(
+            made.adapters,
+            held_out or examples,
+            told.held_out if held_out else told.arms,
+            latents,
+            this.family,
+            this.base,
+            this.folder.stage("denoising"),
+            this.progress,
+            held_out=bool(held_out),
+        )
+        scores = [*scores, *denoising.as_scores(losses, recipe.base.model)]
+        facts = {**facts, denoising.METRIC: denoising.facts(recipe.base.model, held_out=bool(held_out))}
+    direction = {name: fact.higher_is_better for name, fact in facts.items()}
+    intervals = summarize(scores, section)
+    comparisons = compare(scores, section, direction, recipe.primary)
+    text = verdict(intervals, comparisons, recipe.primary).text
     if until == STAGES.index("evaluate"):
         return text, None
-    exports = {name: this.export(adapters[name], examples, said[name]) for name in adapters}
+    exports: dict[str, list[Path]] = {name: [] for name in names}
+    for adapter in made.adapters:
+        exports[adapter.arm] += this.export(adapter, examples, told.arms[adapter.arm], made.samples)
     if until == STAGES.index("export"):
         return "exported: " + ", ".join(str(p) for paths in exports.values() for p in paths), None
-    arm_folders = {name: this.folder.path / "arms" / name for name in adapters}
     story = Story(
         recipe=recipe,
         run=this.folder.path,
         examples=examples,
-        captions=said,
-        samples=[*samples, *(s for path in arm_folders.values() for s in read_progress(path / "progress"))],
+        held_out=held_out,
+        captions=told.arms,
+        samples=samples,
         scores=scores,
         intervals=intervals,
         comparisons=comparisons,
         metrics=facts,
-        losses={name: _rows(path / "train" / "losses.jsonl") for name, path in arm_folders.items()},
+        losses={
+            name: {a.training_seed: _rows(a.path.with_name("losses.jsonl")) for a in made.of(name)} for name in names
+        },
         costs=_costs(this.folder),
-        adapters=adapters,
+        adapters={name: made.of(name) for name in names},
         exports=exports,
-        tokens={name: _tokens(path / "train" / "tokens.json", examples) for name, path in arm_folders.items()},
+        tokens=told.lengths,
+        matrix=matrix(losses, section),
+        matrix_held_out=bool(held_out),
+        stability=stability(scores, recipe.primary),
+        epochs=choose_epochs(scores, recipe.primary, direction.get(recipe.primary, True)),
+        failures=this.failures,
+        repeated=repeated,
+        known_prompts=captions.known_prompts(recipe.prompts, told.arms),
+        prompt_tokens=_prompt_tokens(this),
+        command=this.command,
     )
     return text, write_report(story, this.folder.stage("report"), this.progress)
+
+
+def _prompt_tokens(this: _Run) -> list[int]:
+    """Tokens of every sampling prompt, kept beside the base's pictures."""
+    path = this.folder.stage("base/sample").path / "prompt_tokens.json"
+    prompts = this.recipe.prompts
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("prompts") != prompts:
+        known = {"prompts": prompts, "tokens": [this.tokens().measure(prompt).count for prompt in prompts]}
+        runs.write_json(path, known)
+    return [int(n) for n in known["tokens"]]
 
 
 def _weighted(example: Example, weight: float) -> Example:
@@ -262,13 +520,6 @@ def _costs(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _tokens(path: Path, examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text())
-    return {e.id: (n, content["limit"]) for e, n in zip(examples, content["per_caption"], strict=False)}
 
 
 def _summary(folder: RunFolder, upto: str | None) -> dict[str, Any]:

@@ -24,6 +24,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
+    @property
+    def set_apart(self) -> list[str]:
+        """The fields that have another value than their default."""
+        fields = type(self).model_fields
+        return [
+            name
+            for name, field in fields.items()
+            if getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
+
 
 class DatasetSection(Section):
     """The pictures to learn from."""
@@ -60,9 +70,10 @@ class BaseSection(Section):
     """The frozen model that the LoRA is trained on."""
 
     family: str = "sd"
-    """Which kind of model: sd (Stable Diffusion 1.x classes)."""
+    """Which kind of model: sd (Stable Diffusion 1.x and 2.x), sdxl (Stable Diffusion XL), flux (FLUX.1 dev, schnell)."""
     model: str = "mini"
-    """`mini` (embedded), a diffusers folder, or a hub name such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    """`mini` (embedded), a diffusers folder, a checkpoint file (.safetensors; .ckpt for sd), or a hub name such as
+    stable-diffusion-v1-5/stable-diffusion-v1-5."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     variant: str | None = None
@@ -77,21 +88,37 @@ class BaseSection(Section):
 class TrainSection(Section):
     """How the LoRA is trained; names and meanings as in kohya's sd-scripts where it has them."""
 
+    kind: Literal["lora", "dora", "loha", "lokr"] = "lora"
+    """How the update dW is built, with s = alpha / rank: lora (Hu et al. 2021) s B A; dora (Liu et al. 2024) a magnitude m
+    for each output and m (W + s B A) / |W + s B A| as the weight; loha (Hyeon-Woo et al. 2022) s (B1 A1) * (B2 A2), value
+    by value; lokr s C x (B A), Kronecker's product, C and B A of about the root of the size. The latter two as in LyCORIS,
+    without its decomposition of convolutions."""
     rank: int = Field(8, ge=1)
     """Rank of the update (network_dim)."""
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Other ranks for some modules: { "mid_block" = 16 }, by a regular expression that is found in the module's name, such
+    as unet.mid_block.attentions.0; the first that is found counts. Alpha is scaled along, so alpha / rank stays the same."""
     alpha: float = Field(8.0, gt=0)
     """The update is scaled by alpha / rank, while training and afterwards (network_alpha)."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the adapter's inputs that is zeroed while training."""
+    """Share of the adapter's inputs that is zeroed while training; of lora and dora (LyCORIS's kinds have none)."""
     targets: str | list[str] = "attention"
     """`attention`, `attention+feed_forward` (kohya's choice), `all_linear`, `all` (with convolutions), or
     patterns of module names."""
     text_encoder_learning_rate: float | None = Field(None, gt=0)
     """Train a LoRA on the text encoder too, at this learning rate; not given: the text encoder stays as it is."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Learning rate of the UNet's LoRA (unet_lr)."""
-    lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
+    """Learning rate of the LoRA on UNet or transformer (unet_lr)."""
+    optimizer: str = "adamw"
+    """adamw (fused on CUDA), adafactor (at the recipe's learning rate), prodigy, lion, schedule_free_adamw (these three:
+    `captune[optimizers]`), adamw8bit, paged_adamw8bit, lion8bit (on CUDA: `captune[bitsandbytes]`), or a class as
+    `module:Class`."""
+    optimizer_options: dict[str, float | int | bool | str] = {}
+    """More arguments of the optimizer's class, such as { d_coef = 2.0 } for prodigy."""
+    lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = "constant"
     """How the learning rate changes over the run."""
+    lr_power: float = Field(1.0, gt=0)
+    """Exponent of polynomial: (1 - progress) ^ power (kohya's lr_scheduler_power)."""
     lr_scheduler_cycles: int = Field(1, ge=1)
     """Hard restarts of cosine_with_restarts."""
     lr_warmup_steps: int = Field(0, ge=0)
@@ -105,33 +132,124 @@ class TrainSection(Section):
     gradient_accumulation: int = Field(1, ge=1)
     """Batches per optimizer step."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's weight decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's betas."""
+    """The optimizer's weight decay, whichever it is: a step takes learning rate x this from every weight."""
+    betas: tuple[float, float] | None = None
+    """The optimizer's betas; not given: its own, such as (0.9, 0.999) of AdamW and (0.9, 0.99) of Lion."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients longer than this are scaled down to it; 0 for never."""
     min_snr_gamma: float | None = Field(None, gt=0)
     """Weigh the loss of a timestep by min(SNR, gamma) / SNR, or / (SNR + 1) for v-prediction (Hang et al.
     2023); usual: 5."""
+    debiased_estimation: bool = False
+    """Weigh the loss of a timestep by 1 / sqrt(SNR), or 1 / (SNR + 1) for v-prediction, with SNR at most 1000 (Yu et al.
+    2023; kohya's debiased_estimation_loss)."""
+    zero_terminal_snr: bool = False
+    """Rescale the noise schedule so that its last step is pure noise (Lin et al. 2023), in training and in drawing; only
+    for bases that predict v. Other tools must be told to draw so (`ztsnr`, `rescale_betas_zero_snr`)."""
+    loss: Literal["l2", "huber", "smooth_l1"] = "l2"
+    """l2: d^2; against outliers, with c = huber_c: huber, 2 c (sqrt(d^2 + c^2) - c), or smooth_l1, that over c (pseudo-Huber,
+    Khrapov et al. 2024; kohya's loss_type, with huber_schedule "constant")."""
+    huber_c: float = Field(0.1, gt=0)
+    """Where huber and smooth_l1 turn from square to linear (kohya's huber_c)."""
+    min_timestep: int = Field(0, ge=0)
+    """Smallest timestep that is drawn, of the base's schedule (1000 in all)."""
+    max_timestep: int = Field(1000, ge=1, le=1000)
+    """Timesteps are drawn below this one; for FLUX from that part of the distribution (kohya's scripts ignore both there)."""
+    ip_noise_gamma: float = Field(0.0, ge=0)
+    """Input perturbation: noisy latents are made with noise + gamma x another noise, the target keeps the noise (Ning et al.
+    2023; kohya's ip_noise_gamma); usual: 0.1."""
+    masked_loss: bool = False
+    """Leave out of the loss what a mask beside the picture shows in black (0.mask.png beside 0.jpg; white = learn, grey = in
+    part). The loss is the mean over what is learned, so a small mask weighs as much as a large one (kohya divides by the
+    whole picture). A picture without a mask is learned everywhere."""
     noise_offset: float = Field(0.0, ge=0)
-    """Add this much of a constant per picture and channel to the noise; helps very dark and very bright pictures."""
+    """Add this much of a normal number per picture and channel to the noise, target included; helps very dark and very
+    bright pictures."""
+    timestep_sampling: Literal["uniform", "sigmoid", "logit_normal", "shift"] | None = None
+    """FLUX: how noisy a visit is. `sigmoid` (the default there) prefers the middle, `logit_normal` any part by its mean,
+    `shift` moves sigmoid's draws towards noise, `uniform` prefers none."""
+    timestep_mean: float = 0.0
+    """FLUX, logit_normal: the mean of the normal number behind the draw; above 0 is noisier."""
+    timestep_scale: float = Field(1.0, gt=0)
+    """FLUX: the normal number's standard deviation (kohya's sigmoid_scale)."""
+    timestep_shift: float | None = Field(None, gt=0)
+    """FLUX, shift: by how much (kohya's discrete_flow_shift); not given: by the picture's size, as FLUX draws."""
     flip: bool = False
     """Mirror each visit with probability one half; not for captions that say left or right."""
     caption_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of visits with an empty caption."""
+    shuffle_caption: bool = False
+    """Shuffle the parts between commas anew at each visit, as kohya does; the text is then encoded at each step instead of
+    once, which is slower and keeps the text encoder on the device."""
+    keep_tokens: int = Field(0, ge=0)
+    """How many leading parts between commas stay when shuffling and dropping (kohya counts parts, not tokens); 1 keeps a
+    trigger word that is put in front."""
+    tag_dropout: float = Field(0.0, ge=0, lt=1)
+    """Chance of each part between commas, beyond the kept ones, to be left out of a visit (kohya's
+    caption_tag_dropout_rate); text is encoded at each step, as with shuffle_caption."""
+    caption_chunks: int = Field(1, ge=1, le=3)
+    """How many chunks of 75 tokens CLIP reads of captions and prompts: 1, 2 or 3 (kohya's max_token_length 75, 150, 225)."""
+    clip_skip: int = Field(1, ge=1, le=12)
+    """Which of CLIP's layers is read, from the end, before its last norm: 1 is the last. The run draws and judges with the
+    same; other tools must be told."""
     seed: int = Field(0, ge=0)
     """Every draw of training is keyed by it: equal seeds give equal files."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Keep an exponential moving average of the LoRA with this decay (usual: 0.99) and take it as the result."""
+    gradient_checkpointing: bool = False
+    """Trade a quarter of the speed for memory: activations are computed again in the backward pass; same losses."""
+    compile: bool = False
+    """torch.compile the denoiser's blocks: slow to start, then faster, mostly on GPUs."""
     save_every_epochs: int | None = Field(None, ge=1)
     """Keep a LoRA file of every so many epochs, beside the last one."""
+    save_every_steps: int | None = Field(None, ge=1)
+    """Keep a LoRA file of every so many steps."""
+    keep_last: int | None = Field(None, ge=1)
+    """Keep only so many of these files, the newest; not given: all."""
+    stop_after: int | None = Field(None, ge=1)
+    """Stop when the held-out denoising loss (study.held_out) has not improved for so many epochs."""
     checkpoint_every_steps: int = Field(100, ge=1)
     """How often the whole state is saved, so that a killed run continues; costs nothing in exactness."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _patterns(cls, value: dict[str, int]) -> dict[str, int]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
-        if self.lr_scheduler != "cosine_with_restarts" and self.lr_scheduler_cycles != 1:
-            raise ValueError('lr_scheduler_cycles is only read by lr_scheduler = "cosine_with_restarts"')
+        return self
+
+    @model_validator(mode="after")
+    def _all_is_read(self) -> TrainSection:
+        """An option that another one leaves without effect is refused."""
+        curve, sampling = self.lr_scheduler, self.timestep_sampling
+        pieces = self.shuffle_caption or self.tag_dropout > 0
+        only = [
+            ("lr_scheduler_cycles", curve == "cosine_with_restarts", 'lr_scheduler = "cosine_with_restarts"'),
+            ("lr_power", curve == "polynomial", 'lr_scheduler = "polynomial"'),
+            ("dropout", self.kind in ("lora", "dora"), "kind = lora and dora"),
+            ("huber_c", self.loss != "l2", "loss = huber and smooth_l1"),
+            ("keep_tokens", pieces, "shuffle_caption and tag_dropout"),
+            ("timestep_mean", sampling == "logit_normal", 'timestep_sampling = "logit_normal"'),
+            ("timestep_scale", sampling != "uniform", "a timestep_sampling other than uniform"),
+            ("timestep_shift", sampling == "shift", 'timestep_sampling = "shift"'),
+        ]
+        apart = self.set_apart
+        problems = [f"{name} is only read by {reader}" for name, read, reader in only if name in apart and not read]
+        if self.min_timestep >= self.max_timestep:
+            problems.append(
+                f"min_timestep = {self.min_timestep} must be below max_timestep = {self.max_timestep}: none is left to draw"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -184,13 +302,57 @@ class CaptionerSection(Section):
     word, or not at all."""
 
 
+class LengthMatch(Section):
+    """Another arm's captions, each cut to the length that a third arm's caption of the same picture has."""
+
+    captions: Name
+    """The arm whose captions are cut."""
+    lengths: Name
+    """The arm whose lengths, in the base's own tokens, they are cut to."""
+
+
 class ArmSection(Section):
     """One set of captions for the same pictures, and the LoRA trained on it."""
 
     name: Name
     """Short name of the arm, used in folders and in the report."""
-    captioner: CaptionerSection
+    captioner: CaptionerSection | None = None
     """Who writes the captions: { name = "blip" } or { name = "sidecar" }."""
+    shuffled: Name | None = None
+    """Instead of a captioner: this arm's captions dealt to the wrong pictures, a control that should do worse."""
+    length_matched: LengthMatch | None = None
+    """Instead of a captioner: { captions = "human", lengths = "blip" } takes human's captions, cut to blip's lengths."""
+    trigger_only: bool = False
+    """Instead of a captioner: nothing but the trigger word and the class word, the baseline that captions should beat."""
+    train: dict[str, Any] = {}
+    """Values of [train] that this arm has otherwise, such as { rank = 16 }; the report says so."""
+    human_minutes: float | None = Field(None, ge=0)
+    """How long a person wrote these captions, for the report's table of efforts."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ArmSection:
+        sources = [self.captioner, self.shuffled, self.length_matched, self.trigger_only or None]
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError(
+                'give one of captioner (such as { name = "blip" }), shuffled, length_matched, trigger_only'
+            )
+        return self
+
+    @property
+    def derived_from(self) -> list[str]:
+        """The arms whose captions this one is made of."""
+        if self.length_matched is not None:
+            return [self.length_matched.captions, self.length_matched.lengths]
+        return [self.shuffled] if self.shuffled is not None else []
+
+    @property
+    def source(self) -> str:
+        """Who or what the captions come from, in a word or two."""
+        if self.captioner is not None:
+            return self.captioner.name
+        if self.shuffled is not None:
+            return f"shuffled {self.shuffled}"
+        return " at the length of ".join(self.derived_from) if self.length_matched else "trigger word only"
 
     @field_validator("name")
     @classmethod
@@ -228,30 +390,102 @@ class SampleSection(Section):
     """How many prompts, with the first seed, are drawn for progress."""
 
 
+class StudySection(Section):
+    """What makes a comparison of arms trustworthy: several trainings per arm, and what is asked of them."""
+
+    training_seeds: list[Annotated[int, Field(ge=0)]] = []
+    """Every arm is trained once per seed; not given: once, with train.seed. Three or more allow claims about the
+    captions; fewer only about these files."""
+    primary: str = ""
+    """The metric that decides, declared before anything is measured; not given: the first of evaluate.metrics."""
+    held_out: int = Field(0, ge=0)
+    """How many of the pictures no arm is trained on; the denoising loss is then measured on them."""
+    denoising: bool = True
+    """Measure the denoising loss of every LoRA on every arm's captions."""
+    reproduction_seeds: list[int] = [0]
+    """Seeds with which every training picture is asked back by its own caption; [] to leave this out."""
+    repeat: bool = False
+    """Train and draw the first arm's first seed once more, and compare the files byte by byte."""
+
+    @field_validator("training_seeds", "reproduction_seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a seed twice; equal seeds give equal results")
+        return value
+
+
 class EvaluateSection(Section):
     """How pictures are judged and arms compared."""
 
-    metrics: list[str] = ["clip_t", "clip_i"]
-    """clip_t (prompt following), clip_i (subject fidelity), oracle_subject, oracle_leak, oracle_background,
-    oracle_prompt (mini world only)."""
-    encoder: str = "mini"
-    """The CLIP model behind clip_t and clip_i: `mini`, a folder, or a hub name such as
-    openai/clip-vit-large-patch14."""
+    metrics: list[str] | None = None
+    """clip_t (prompt following), clip_i and clip_i_best (subject fidelity), dino and dino_best, memorization,
+    diversity, leak_change, leak_subject, reproduction; of the mini world only: oracle_subject, oracle_leak,
+    oracle_background, oracle_prompt. Not given: all but the oracle's, and dino where there is a dino_encoder; [] for none."""
+    encoder: str = "auto"
+    """The CLIP model behind clip_*, memorization, diversity, leak_* and reproduction: `mini`, a folder, or a hub name;
+    auto: the mini family's own, or openai/clip-vit-large-patch14 for real models."""
+    dino_encoder: str = "auto"
+    """The DINOv2 model behind dino: a folder or a hub name; auto: facebook/dinov2-base for real models, and none
+    for the mini family."""
     batch_size: int = Field(32, ge=1)
     """Pictures judged at a time."""
     resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples over prompts."""
+    """Bootstrap resamples over training runs and prompts."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics by name; none where they are not named (Recipe.judging names them)."""
+        return list(self.metrics or [])
 
 
 class ExportSection(Section):
     """The files for other tools."""
 
     formats: list[str] = ["kohya", "peft"]
-    """kohya (ComfyUI, Forge, AUTOMATIC1111, sd-scripts, diffusers) and peft (diffusers)."""
+    """kohya (ComfyUI, Forge, AUTOMATIC1111, sd-scripts, diffusers), peft (diffusers), merged (a diffusers folder of the base
+    with the LoRA in it)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     """Number format of the exported weights."""
+
+
+# What is measured unless a recipe says otherwise; the first decides.
+MEASURED = (
+    *("clip_i", "clip_t", "dino", "clip_i_best", "memorization", "diversity"),
+    *("leak_change", "leak_subject", "reproduction"),
+)
+
+
+def _with_changes(section: TrainSection, changes: Mapping[str, Any]) -> TrainSection:
+    values = section.model_dump()
+    if "epochs" in changes or "steps" in changes:  # an arm that has its own length has only that
+        values |= {"epochs": None, "steps": None}
+    return TrainSection(**{**values, **changes})
+
+
+def _arm_problems(arms: Sequence[ArmSection], train: TrainSection, trigger_word: str) -> list[str]:
+    """What is wrong with the arms beside each one's own fields: settings of [train], and arms made of others."""
+    problems = []
+    by_name = {arm.name: arm for arm in arms}
+    for index, arm in enumerate(arms):
+        place = f"arm[{index}]"
+        if "seed" in arm.train:
+            problems.append(f"{place}.train.seed: all arms are trained with the same seeds; set study.training_seeds")
+        try:
+            _with_changes(train, arm.train)
+        except ValidationError as error:
+            problems += [f"{place}.train.{line}" for line in _sentences(error, TrainSection)]
+        for other in arm.derived_from:
+            if other not in by_name or other == arm.name:
+                known = ", ".join(name for name in by_name if name != arm.name)
+                problems.append(f"{place}: there is no other arm {other!r} to take captions from (known: {known})")
+            elif by_name[other].derived_from:
+                problems.append(f"{place}: {other!r} is made of another arm's captions itself; name the original")
+        if arm.trigger_only and not trigger_word.strip():
+            problems.append(f"{place}: trigger_only needs dataset.trigger_word")
+    return problems
 
 
 class Recipe(Section):
@@ -265,6 +499,7 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     regularization: RegularizationSection = RegularizationSection()
     arm: list[ArmSection] = Field(min_length=1)
+    study: StudySection = StudySection()
     sample: SampleSection = SampleSection()
     evaluate: EvaluateSection = EvaluateSection()
     export: ExportSection = ExportSection()
@@ -277,6 +512,12 @@ class Recipe(Section):
             problems.append(f"arm: two arms are named {name!r}; names must differ")
         if self.train.epochs is None and self.train.steps is None:
             problems.append("train: give epochs or steps")
+        problems += _arm_problems(self.arm, self.train, self.dataset.trigger_word)
+        if "reproduction" in self.evaluate.measured and not self.study.reproduction_seeds:
+            problems.append("evaluate.metrics: reproduction needs study.reproduction_seeds, such as [0]")
+        measured = self.judging.measured
+        if self.study.primary and self.study.primary not in measured:
+            problems.append(f"study.primary = {self.study.primary!r} is not measured; known: {', '.join(measured)}")
         if self.regularization.count and not (self.regularization.prompts or self.dataset.class_word):
             problems.append("regularization: count needs prompts, or dataset.class_word to draw")
         known = {"trigger_word", "class_word"}
@@ -291,6 +532,36 @@ class Recipe(Section):
         return self
 
     @property
+    def training_seeds(self) -> list[int]:
+        """The seeds that every arm is trained with."""
+        return list(self.study.training_seeds) or [self.train.seed]
+
+    def train_of(self, arm: ArmSection, seed: int) -> TrainSection:
+        """The training settings of one run of an arm."""
+        return _with_changes(self.train, {**arm.train, "seed": seed})
+
+    @property
+    def judging(self) -> EvaluateSection:
+        """The evaluate section with metrics and encoders named."""
+        section, mini = self.evaluate, self.base.model == "mini"
+        encoder = section.encoder
+        if encoder == "auto":
+            encoder = "mini" if mini else "openai/clip-vit-large-patch14"
+        dino = section.dino_encoder
+        if dino == "auto":
+            dino = "" if mini else "facebook/dinov2-base"
+        left_out = {*([] if dino else ["dino"]), *([] if self.study.reproduction_seeds else ["reproduction"])}
+        measured = section.metrics
+        if measured is None:
+            measured = [name for name in MEASURED if name not in left_out]
+        return section.model_copy(update={"encoder": encoder, "dino_encoder": dino, "metrics": list(measured)})
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides."""
+        return self.study.primary or next(iter(self.judging.measured), "")
+
+    @property
     def prompts(self) -> list[str]:
         """The sampling prompts with their words filled in."""
         words = {"{trigger_word}": self.dataset.trigger_word, "{class_word}": self.dataset.class_word}
@@ -302,9 +573,9 @@ class Recipe(Section):
         return filled
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
+def _known_keys(location: Sequence[str | int], model: Any = None) -> list[str]:
     """The keys that the section at `location` (of an unknown key) has."""
-    model: Any = Recipe
+    model = model or Recipe
     for part in location[:-1]:
         if isinstance(part, int) or model is None:
             continue
@@ -324,12 +595,12 @@ def _place(location: Iterable[str | int]) -> str:
     return text
 
 
-def _sentences(error: ValidationError) -> list[str]:
+def _sentences(error: ValidationError, model: Any = None) -> list[str]:
     lines = []
     for problem in error.errors():
         place, message = _place(problem["loc"]), problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"])
+            known = _known_keys(problem["loc"], model)
             guess = nearest(str(problem["loc"][-1]), known)
             hint = f"; did you mean {guess!r}?" if guess else f" (known: {', '.join(known)})"
             lines.append(f"{place}: unknown key{hint}")

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,6 +118,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
+def machine() -> str:
+    """The machine in words: system, processor, cores."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
+    return f"{platform.system()}, {processor}, {os.cpu_count()} cores"
+
+
 def peak_mib() -> float:
     """Peak resident memory of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -186,6 +197,7 @@ class StageFolder:
             "peak_mib": round(peak_mib(), 1),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
+            "machine": machine(),
             **plain(facts),
         }
         write_json(self.manifest_path, manifest)
@@ -207,8 +219,12 @@ class RunFolder:
         return StageFolder(self.path / name)
 
     def arm(self, arm: str, stage: str) -> StageFolder:
-        """A stage of one arm: caption, train, sample, export."""
+        """A stage of one arm that all its trainings share: caption, tokens."""
         return StageFolder(self.path / "arms" / arm / stage)
+
+    def training(self, arm: str, seed: int, stage: str) -> StageFolder:
+        """A stage of one training of an arm: train, sample, reproduction, export."""
+        return StageFolder(self.path / "arms" / arm / f"seed-{seed}" / stage)
 
     def check_writable(self) -> None:
         """Fail early, and in a sentence, when the folder cannot be written."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from captune import adapters
-from captune.families import Family
+from captune.families import Family, Reading
 from captune.progress import Progress
-from captune.recipe import SampleSection
+from captune.recipe import SampleSection, TrainSection
 from captune.runs import StageFolder, atomic, read_records, sha256_of, write_records
 from captune.types import BASE, Adapter, Caption, Example, Sample
 
+USUAL = TrainSection()
 APART = 100_000  # noise seeds of two sampling seeds are this far apart: more than anyone has prompts
 
 
@@ -32,17 +34,22 @@ def sample_arm(
     progress: Progress,
     *,
     title: str | None = None,
+    of: Sequence[str] = (),
+    trained_as: TrainSection = USUAL,
 ) -> list[Sample]:
     """Draw every prompt with every seed, with the arm's adapter or without any; pictures/*.png and samples.jsonl.
 
-    `base` is the base model's identity. A stopped run goes on with the batches whose pictures are not all there, so
-    every picture is drawn in the batch it always is in.
+    `of` names the examples whose captions the prompts are, if they are; `base` is the base model's identity. `trained_as`
+    tells how the text is read and the noise schedule ends, which must be as in training. A stopped run goes on with the
+    batches whose pictures are not all there, so every picture is drawn in the batch it always is in.
     """
     inputs = {
         "sample": section.model_dump(mode="json", exclude={"every_epochs", "progress_prompts", "prompts"}),
         "prompts": list(prompts),
         "base": base,
         "adapter": adapter.sha256 if adapter else None,
+        **({"of": list(of)} if of else {}),
+        **_unusual(trained_as),
     }
     records = folder.path / "samples.jsonl"
     if folder.done(inputs):
@@ -60,24 +67,31 @@ def sample_arm(
         with progress.track(title or f"sample {arm}", len(wanted)) as bar:
             for start in range(0, len(wanted), section.batch_size):
                 chunk = wanted[start : start + section.batch_size]
-                samples += _draw(section, chunk, arm, adapter, family, folder.path / "pictures", epoch=0)
+                samples += _draw(section, chunk, arm, adapter, family, folder.path / "pictures", 0, trained_as)
                 bar.advance(len(chunk))
     finally:
         adapters.remove(family.components)
+    if of:
+        samples = [replace(sample, of=of[sample.prompt_index]) for sample in samples]
     write_records(records, samples)
     folder.finish(inputs, [records, *(s.path for s in samples)], pictures=len(samples))
     return samples
 
 
 def draw_progress(
-    section: SampleSection, prompts: Sequence[str], adapter: Adapter, family: Family, folder: Path
+    section: SampleSection,
+    prompts: Sequence[str],
+    adapter: Adapter,
+    family: Family,
+    folder: Path,
+    trained_as: TrainSection = USUAL,
 ) -> list[Sample]:
     """Draw the first prompts with the first seed while the family holds the adapter as it is after `adapter.epoch`."""
     chosen = [(index, prompt, section.seeds[0]) for index, prompt in enumerate(prompts[: section.progress_prompts])]
     samples = []
     for start in range(0, len(chosen), section.batch_size):
         chunk = chosen[start : start + section.batch_size]
-        samples += _draw(section, chunk, adapter.arm, adapter, family, folder, epoch=adapter.epoch)
+        samples += _draw(section, chunk, adapter.arm, adapter, family, folder, adapter.epoch, trained_as)
     write_records(folder / f"epoch-{adapter.epoch:04d}.jsonl", samples)
     return samples
 
@@ -99,12 +113,15 @@ def draw_regularization(
     load_family: Callable[[], Family],
     folder: StageFolder,
     progress: Progress,
+    trained_as: TrainSection = USUAL,
 ) -> tuple[list[Example], list[Caption]]:
     """`count` pictures of `prompts` in turn, drawn by the base model itself, as training examples with their captions."""
     told = [prompts[i % len(prompts)] for i in range(count)]
     square = section.model_copy(update={"seeds": [0], "width": side, "height": side})
     title = "regularization images"
-    samples = sample_arm(square, told, BASE, base, None, load_family, folder, progress, title=title)
+    samples = sample_arm(
+        square, told, BASE, base, None, load_family, folder, progress, title=title, trained_as=trained_as
+    )
     examples = [
         Example(
             id=f"regularization/{s.prompt_index:04d}",
@@ -123,6 +140,12 @@ def draw_regularization(
     return examples, [Caption(e.id, s.prompt, "prompt") for e, s in zip(examples, samples, strict=True)]
 
 
+def _unusual(trained_as: TrainSection) -> dict[str, object]:
+    """What of the training shapes pictures beside the adapter, where it is not as usual."""
+    names = ("clip_skip", "caption_chunks", "zero_terminal_snr")
+    return {name: getattr(trained_as, name) for name in names if name in trained_as.set_apart}
+
+
 def _draw(
     section: SampleSection,
     chunk: Sequence[tuple[int, str, int]],
@@ -131,6 +154,7 @@ def _draw(
     family: Family,
     folder: Path,
     epoch: int,
+    trained_as: TrainSection,
 ) -> list[Sample]:
     suffix = f"-epoch{epoch:04d}" if epoch else ""
     paths = [folder / f"{index:03d}-{seed}{suffix}.png" for index, _, seed in chunk]
@@ -145,6 +169,8 @@ def _draw(
             negative_prompt=section.negative_prompt,
             width=section.width or width,
             height=section.height or height,
+            reading=Reading.of(trained_as),
+            zero_terminal_snr=trained_as.zero_terminal_snr,
         )
         for path, picture in zip(paths, pictures, strict=True):
             with atomic(path) as part:

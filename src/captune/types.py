@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+Objective = Literal["epsilon", "v_prediction", "flow_matching"]  # what a base predicts
 BASE = "base"  # the arm name of pictures made without any adapter
 REAL = "real"  # the arm name, in scores, of the training pictures themselves: the ceiling
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
+FEWEST_RUNS = 3  # training runs per arm; below, nothing is claimed about captions, only about files
 FEWEST_PROMPTS = 6  # below, no difference is claimed: five prompts all agree by chance in 2 of 32 cases, more than 5 %
 
 
@@ -62,11 +66,12 @@ class Sample:
     training_seed: int = 0
     epoch: int = 0  # 0: the finished adapter (or the base model); otherwise a picture of the training's progress
     seconds: float = 0.0
+    of: str = ""  # the example whose caption is the prompt: a training picture asked back; "" for the recipe's prompts
 
     @property
     def item(self) -> str:
-        """What pairs samples across arms: the same prompt and sampling seed."""
-        return f"{self.prompt_index:03d}-{self.seed}"
+        """What pairs samples across arms: the same prompt (or the same example's caption) and sampling seed."""
+        return f"{self.of}-{self.seed}" if self.of else f"{self.prompt_index:03d}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Score:
     encoder: str
     prompt_index: int = -1
     training_seed: int = 0
+    epoch: int = 0  # above 0: a picture of the training's progress; arms are compared by their finished adapters
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,65 @@ class Comparison:
     metric: str
     first: str
     second: str
-    difference: Interval
-    better: str | None  # the better arm's name, or None when no difference can be told
+    difference: float
+    low: float
+    high: float
+    pairs: int  # scores that were paired
+    prompts: int  # clusters: prompts, or training pictures where those are what is judged
+    training_runs: int
+    primary: bool  # the study's declared metric; all others are secondary
+    p_value: float
+    p_adjusted: float  # Holm's, over the secondary comparisons; the primary metric's p as it is
+    verdict: str  # BETTER, WORSE (first against second) or NO_DIFFERENCE
+    minimal_detectable_difference: float  # what this design would have found in 80 % of repetitions
     sentence: str
+
+    @property
+    def better(self) -> str | None:
+        """The better arm's name, or None when no difference can be told."""
+        return {BETTER: self.first, WORSE: self.second}.get(self.verdict)
+
+
+@dataclass(frozen=True)
+class CrossLoss:
+    """The denoising loss of one adapter on one arm's caption of one picture, at fixed timesteps and noise."""
+
+    arm: str  # whose adapter; BASE for none
+    training_seed: int
+    captions: str  # the arm whose caption was read
+    example_id: str
+    loss: float
+    held_out: bool  # whether no adapter was trained on the picture
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much one arm's primary scores vary: over sampling seeds within a prompt, and over training seeds."""
+
+    arm: str
+    metric: str
+    seed_sd: float | None  # pooled standard deviation within prompt and training run; None with one sampling seed
+    retrain_sd: float | None  # standard deviation of the training runs' means; None with one training run
+
+
+@dataclass(frozen=True)
+class EpochChoice:
+    """Which epoch of an arm to take, by a declared rule on the pictures of its training's progress."""
+
+    arm: str
+    metric: str
+    means: tuple[tuple[int, float], ...]  # (epoch, mean score)
+    recommended: int
+    rule: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A training run that did not end; the study goes on without it."""
+
+    arm: str
+    training_seed: int
+    reason: str
 
 
 @dataclass(frozen=True)

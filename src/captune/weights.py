@@ -22,10 +22,12 @@ def locate(model: str, kind: str) -> str:
     path = Path(model).expanduser()
     if path.exists():
         return str(path)
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
+    a_file = path.suffix in (".safetensors", ".ckpt")
+    looks_local = a_file or path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
     if looks_local:
         raise ModelError(
-            f"there is no model at {model!r}: give `mini` (embedded), a folder that exists, or a hub name like owner/name"
+            f"there is no model at {model!r}: give `mini` (embedded), a folder or file that exists, or a hub name like "
+            "owner/name"
         )
     return model
 

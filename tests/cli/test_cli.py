@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ class Outcome:
     report: Path | None = Path("runs/recipe/report/index.html")
     already_done: bool = False
     summary: dict[str, Any] = field(default_factory=lambda: {"tokens": 3})
+    failures: tuple[Any, ...] = ()
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ print("heavy:", sorted(heavy & set(sys.modules)))
 def test_help_names_every_command(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     ended = captune_in(tmp_path, *arguments)
     assert ended.code == 0
-    for command in ("run", "demo", "plan", *cli.STAGES, "doctor"):
+    for command in ("run", "demo", "plan", *cli.STAGES, "export", "doctor", "study", "inspect", "import"):
         assert f" {command} " in ended.out
 
 
@@ -172,11 +174,11 @@ def test_mistake_on_the_command_line_is_told(
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("command", ["run", *cli.STAGES])
+@pytest.mark.parametrize("command", ["run", *cli.STAGES, "export"])
 def test_command_runs_the_story_up_to_its_stage(run: Callable[..., Ended], command: str) -> None:
     seen: list[Any] = []
 
-    def story(recipe: Any, folder: Any, progress: Any, *, upto: str | None) -> Outcome:
+    def story(recipe: Any, folder: Any, progress: Any, *, upto: str | None, command: str) -> Outcome:
         seen.append((recipe, folder.path, upto))
         return Outcome()
 
@@ -275,7 +277,7 @@ def test_demo_teaches_the_subject_asked_for(
     demo = ModuleType("captune.demo")
     seen: list[Any] = []
 
-    def run_demo(folder: Any, progress: Any, subject: str = "jefpajot") -> Outcome:
+    def run_demo(folder: Any, progress: Any, subject: str = "jefpajot", command: str = "") -> Outcome:
         seen.append((folder.path, subject))
         return Outcome()
 
@@ -284,3 +286,48 @@ def test_demo_teaches_the_subject_asked_for(
     assert run("demo").code == 0
     assert run("demo", "--subject", "zimbol", "--out", "elsewhere").code == 0
     assert seen == [(Path("runs/demo"), "jefpajot"), (Path("elsewhere"), "zimbol")]
+
+
+def test_a_failed_training_is_told_and_ends_with_1(run: Callable[..., Ended]) -> None:
+    @dataclass
+    class Failure:
+        arm: str = "blip"
+        training_seed: int = 2
+        reason: str = "loss is nan in step 7"
+
+    def story(*_: Any, **__: Any) -> Outcome:
+        return Outcome(failures=(Failure(),))
+
+    ended = run("run", "recipe.toml", story=story)
+    assert ended.code == 1
+    assert "not trained: blip, seed 2: loss is nan in step 7" in ended.out
+
+
+def test_a_design_is_planned_and_more_prompts_find_less(tmp_path: Path) -> None:
+    few, many = (
+        json.loads(captune_in(tmp_path, "study", "--prompts", n, "--json").out)["detectable"]["this design"][
+            "difference"
+        ]
+        for n in ("12", "48")
+    )
+    assert many < few
+
+
+def test_a_lora_file_is_converted_and_inspected(tmp_path: Path) -> None:
+    from captune.exporters.kohya import Kohya
+    from tests import tiny_sd
+
+    Kohya().write(tiny_sd.lora({"unet": tiny_sd.unet(False)}), tmp_path / "a.safetensors", "fp32")
+    ended = captune_in(tmp_path, "export", "a.safetensors", "--format", "peft", "--json")
+    assert ended.code == 0, ended.err
+    written = json.loads(ended.out)["file"]
+    found = json.loads(captune_in(tmp_path, "inspect", written, "--json").out)
+    assert (found["family"], found["spelling"]) == ("sd", "diffusers")
+    assert captune_in(tmp_path, "export", "a.safetensors", "--format", "merged").code == 2
+
+
+def test_flags_of_kohya_become_a_recipe(tmp_path: Path) -> None:
+    ended = captune_in(tmp_path, "import", "kohya", "--network_dim", "16", "--min_snr_gamma", "5")
+    assert ended.code == 0, ended.err
+    assert tomllib.loads(ended.out)["train"]["rank"] == 16
+    assert "--network_dim 16 -> train.rank = 16" in ended.err

@@ -145,7 +145,7 @@ def test_ctrl_c_loses_nothing(place: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    rows = place / "stopped" / "arms" / "human" / "train" / "losses.jsonl"
+    rows = place / "stopped" / "arms" / "human" / "seed-0" / "train" / "losses.jsonl"
     deadline = time.monotonic() + 240
     while not (rows.exists() and rows.read_text().count("\n") > 60) and time.monotonic() < deadline:
         assert running.poll() is None
@@ -156,5 +156,5 @@ def test_ctrl_c_loses_nothing(place: Path) -> None:
     assert "run the same command again to continue" in errors and "Traceback" not in errors
     for folder in ("stopped", "whole"):
         subprocess.run(command("train", "recipe.toml", "--out", folder), cwd=place, env=environment(), check=True)
-    adapters = [place / f / "arms" / "human" / "train" / "adapter.safetensors" for f in ("stopped", "whole")]
+    adapters = [place / f / "arms" / "human" / "seed-0" / "train" / "adapter.safetensors" for f in ("stopped", "whole")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()

@@ -14,10 +14,12 @@ SOURCE = Path(__file__).parents[2] / "src"
 # From the outermost layer to the innermost; a module may import its own layer and those after it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__", "cli", "console", "doctor", "demo"}),
-    frozenset({"pipeline", "planning"}),
-    frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "report"}),
-    frozenset({"families", "captioners", "metrics", "exporters", "engines"}),
-    frozenset({"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors"}),
+    frozenset({"pipeline", "planning", "designing"}),
+    frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
+    frozenset({"families", "captioners", "metrics", "exporters", "importers", "engines"}),
+    frozenset(
+        {"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors", "tokens", "objective"}
+    ),
     frozenset({"recipe", "types"}),
     frozenset({"errors", "parts", "progress"}),
 )

@@ -122,12 +122,13 @@ def test_the_sd15_recipe_trains_samples_and_exports(tmp_path: Path) -> None:
     shutil.rmtree(base)
     assert outcome.report is not None and outcome.report.is_file()
     first = chosen.arm[0].name
-    rows = (tmp_path / "run" / "arms" / first / "train" / "losses.jsonl").read_text().splitlines()
+    rows = (tmp_path / "run" / "arms" / first / "seed-0" / "train" / "losses.jsonl").read_text().splitlines()
     assert len(rows) == 2 and all(0 < json.loads(row)["loss"] < 10 for row in rows)
-    exported = next((tmp_path / "run" / "arms" / first / "export").glob("*.safetensors"))
+    exported = next((tmp_path / "run" / "arms" / first / "seed-0" / "export").glob("*.safetensors"))
     deltas = read_kohya(exported)
     assert len(deltas) == 192
     pictures = [
-        next((tmp_path / "run" / place / "sample" / "pictures").glob("*.png")) for place in ("base", f"arms/{first}")
+        next((tmp_path / "run" / place / "sample" / "pictures").glob("*.png"))
+        for place in ("base", f"arms/{first}/seed-0")
     ]
     assert pictures[0].read_bytes() != pictures[1].read_bytes()

@@ -1,10 +1,12 @@
-"""Facts about single metrics, and about the stage that scores samples with them."""
+"""Facts about single metrics."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from captune import metrics, weights
 from captune.errors import DataError, ModelError, RecipeError
-from captune.evaluate import score
-from captune.metrics import Context, Item, _encoder, _oracle
+from captune.metrics import Context, Item, Metric, _encoder, _oracle
+from captune.metrics.memorization import quantile_of
 from captune.metrics.oracle_prompt import shows
 from captune.mini import grammar, subjects, world
 from captune.mini.oracle import Reading, Seen
-from captune.progress import Silent
-from captune.recipe import DatasetSection, EvaluateSection
-from captune.runs import StageFolder, sha256_of
-from captune.types import Example, Sample
+from captune.recipe import EvaluateSection
+from tests.perfect_oracle import PerfectOracle
 from tests.tiny_clip import LONGEST, write_tiny_clip
+from tests.tiny_dino import write_tiny_dino
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +34,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
-def truth(scene: world.Scene) -> Reading:
-    """What a perfect oracle reads."""
-    things = [
-        Seen(t.shape, None if t.shape in subjects.SUBJECTS else t.color, t.pattern, t.size, t.hat, t.place)
-        for t in scene.things
-    ]
-    return Reading(scene.background, tuple(things))
-
-
-class PerfectOracle:
-    """Knows what was drawn into each file."""
-
-    def __init__(self) -> None:
-        self.scenes: dict[bytes, world.Scene] = {}
-        self.read_pictures = 0
-
-    def draw(self, scene: world.Scene, path: Path) -> Path:
-        image = world.draw(scene)
-        image.save(path)
-        self.scenes[image.tobytes()] = scene
-        return path
-
-    def read(self, images: Sequence[Image.Image], batch_size: int = 64) -> list[Reading]:
-        self.read_pictures += len(images)
-        return [truth(self.scenes[image.tobytes()]) for image in images]
+@pytest.fixture(scope="module")
+def dino_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_dino(tmp_path_factory.mktemp("dino"))
 
 
 @pytest.fixture
@@ -75,7 +55,156 @@ def item(path: Path, prompt: str) -> Item:
     return Item(path, prompt, prompt, "jefpajot" in prompt, ())
 
 
-# clip_t and clip_i
+class Directions(_encoder.PictureEncoder):
+    """Sees in the picture 30.png the unit vector at 30 degrees: the cosine of two pictures is that of their angle."""
+
+    def __init__(self) -> None:
+        super().__init__("directions", None, None, torch.device("cpu"))
+        self.batches: list[int] = []
+
+    def _images_of(self, paths: list[Path]) -> Tensor:
+        self.batches.append(len(paths))
+        angles = torch.tensor([float(path.stem.partition("-")[0]) for path in paths]).deg2rad()
+        return 3 * torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+class Angles:
+    """Makes pictures by their angles, and judges them."""
+
+    def __init__(self, folder: Path, encoder: Directions) -> None:
+        self.folder, self.encoder = folder, encoder
+
+    def picture(self, angle: float | str) -> Path:
+        path = self.folder / f"{angle}.png"
+        path.touch()
+        return path
+
+    def item(
+        self,
+        angle: float | str,
+        references: Sequence[float] = (),
+        base: float | None = None,
+        siblings: Sequence[float | str] = (),
+        own: float | None = None,
+    ) -> Item:
+        def pictures(angles: Sequence[float | str]) -> tuple[Path, ...]:
+            return tuple(self.picture(a) for a in angles)
+
+        (image,) = pictures([angle])
+        base_image = None if base is None else self.picture(base)
+        own_image = None if own is None else self.picture(own)
+        return Item(image, "", "", True, pictures(references), base_image, pictures(siblings), own_image)
+
+    def metric(self, name: str) -> Metric:
+        return metrics.load([name], Context("mini", "jefpajot", 4, "cpu", "directions"))[name]
+
+    def score(self, name: str, *items: Item) -> list[float | None]:
+        return self.metric(name).score(items)
+
+
+@pytest.fixture
+def angles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Angles:
+    encoder = Directions()
+    monkeypatch.setattr(_encoder, "load_clip", lambda name, device: encoder)
+    monkeypatch.setattr(_encoder, "load_dino", lambda name, device: encoder)
+    return Angles(tmp_path, encoder)
+
+
+def cos(degrees: float) -> Any:
+    return pytest.approx(math.cos(math.radians(degrees)), abs=1e-6)
+
+
+# Metrics by embeddings, on constructed ones
+
+
+@pytest.mark.parametrize(("mean", "best"), [("clip_i", "clip_i_best"), ("dino", "dino_best")])
+def test_likeness_is_the_mean_or_the_best_cosine_with_the_training_pictures(
+    mean: str, best: str, angles: Angles
+) -> None:
+    items = [angles.item(0, references=[60, 90]), angles.item(0, references=[90, 180]), angles.item(0)]
+    assert angles.score(mean, *items) == [pytest.approx(0.25, abs=1e-6), pytest.approx(-0.5, abs=1e-6), None]
+    assert angles.score(best, *items) == [cos(60), cos(90), None]
+
+
+def test_memorization_is_the_quantile_among_the_real_nearest_similarities(angles: Angles) -> None:
+    real = [0, 10, 40, 100]  # each one's nearest: 10, 10, 30 and 60 degrees away
+    far, between, usual, near = (angles.item(angle, real) for angle in (170, 145, 25, 5))
+    assert angles.score("memorization", far, between, usual, near) == [0, 0.25, 0.5, 1]
+
+
+def test_a_similarity_equal_to_real_ones_counts_half(angles: Angles) -> None:
+    as_near_as_two = angles.item(110, references=[0, 10, 40, 100])  # 10 degrees from 100; as 0 and 10 are to each other
+    assert angles.score("memorization", as_near_as_two) == [(2 + 2 / 2) / 4]
+    assert quantile_of(0.5, torch.tensor([0.5, 0.5 + 1e-8, 0.5 - 1e-8, 0.9])) == 1.5 / 4
+
+
+def test_a_copy_of_a_training_picture_is_memorized(angles: Angles) -> None:
+    assert angles.score("memorization", angles.item("40-copy", references=[0, 10, 40, 100])) == [1]
+
+
+def test_real_pictures_spread_evenly_over_memorization(angles: Angles) -> None:
+    from captune.metrics.memorization import nearest_real
+
+    nearest = nearest_real(
+        torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)))
+    )
+    values = [quantile_of(value, nearest) for value in nearest.tolist()]
+    assert sum(values) / len(values) == pytest.approx(0.5)  # exact, by mid-ranks
+
+
+def test_memorization_needs_three_training_pictures(angles: Angles) -> None:
+    metric = angles.metric("memorization")
+    assert metric.score([angles.item(0, references=[1, 2])] * 2) == [None, None]
+    assert metric.warnings == ["memorization says nothing: it needs 3 training pictures or more"]
+
+
+def test_diversity_is_the_distance_to_the_pictures_with_other_seeds(angles: Angles) -> None:
+    alike = angles.item(20, siblings=["20-b", "20-c"])
+    unlike = angles.item(0, siblings=[60, 90])
+    assert angles.score("diversity", alike, unlike) == [pytest.approx(0, abs=1e-6), pytest.approx(0.75, abs=1e-6)]
+
+
+def test_diversity_with_one_seed_says_nothing_and_why(angles: Angles) -> None:
+    metric = angles.metric("diversity")
+    assert metric.score([angles.item(0), angles.item(1)]) == [None, None]
+    assert len(metric.warnings) == 1 and "two seeds or more in sample.seeds" in metric.warnings[0]
+    assert angles.metric("diversity").warnings == []
+
+
+def test_leak_change_is_the_distance_to_the_bases_picture(angles: Angles) -> None:
+    same, changed, of_base = angles.item("30-b", base=30), angles.item(90, base=30), angles.item(30)
+    assert angles.score("leak_change", same, changed, of_base) == [
+        pytest.approx(0, abs=1e-6),
+        pytest.approx(0.5, abs=1e-6),
+        None,
+    ]
+
+
+def test_leak_subject_is_the_likeness_gained_over_the_base(angles: Angles) -> None:
+    real = [0, 180, 0.5]
+    nearer, further = angles.item(0, [0], base=90), angles.item(90, [0], base=60)
+    same, of_base, nothing_real = angles.item("33-b", real, base=33), angles.item(33, real), angles.item(0, base=90)
+    found = angles.score("leak_subject", nearer, of_base, further, same, nothing_real)
+    assert found == [pytest.approx(1, abs=1e-6), None, pytest.approx(-0.5, abs=1e-6), pytest.approx(0, abs=1e-6), None]
+
+
+def test_reproduction_is_the_likeness_to_the_picture_asked_back_above_the_bases(angles: Angles) -> None:
+    back, as_base, of_base = angles.item(0, base=90, own=60), angles.item(45, base=315, own=0), angles.item(0, own=60)
+    found = angles.score("reproduction", back, as_base, of_base, angles.item(0, base=90))
+    assert found == [pytest.approx(0.5 - math.cos(math.radians(30)), abs=1e-6), pytest.approx(0, abs=1e-6), None, None]
+
+
+def test_every_picture_is_embedded_once_and_in_full_batches_by_all_metrics(angles: Angles) -> None:
+    items = [replace(angles.item(a, [0, 10, 40], 7, [80, 81], 10), image=angles.picture(a)) for a in range(50, 55)]
+    context = Context("mini", "jefpajot", 4, "cpu", "directions")
+    for metric in metrics.load(
+        ["clip_i", "clip_i_best", "memorization", "leak_subject", "diversity"], context
+    ).values():
+        metric.score(items)
+    assert angles.encoder.batches == [4, 4, 1, 2]  # 5 pictures, 3 references and the base's; then the siblings
+
+
+# Real encoders: CLIP and DINOv2
 
 
 def test_a_picture_is_most_like_itself(encoder: str, tmp_path: Path) -> None:
@@ -144,23 +273,23 @@ def test_a_prompt_that_the_encoder_cuts_is_named(encoder: str, tmp_path: Path) -
 def test_a_picture_is_embedded_once_until_it_changes(encoder: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     world.draw(world.random_scene(random.Random(2))).save(path)
-    loaded = _encoder.load(encoder, "cpu")
-    first = loaded.embed_images([path], 1)
+    loaded = _encoder.load_clip(encoder, "cpu")
+    first = loaded.embed_images([path], 1)[path]
     count = len(loaded._images)
-    assert torch.equal(first, loaded.embed_images([path, path], 1)[:1]) and len(loaded._images) == count
+    assert torch.equal(first, loaded.embed_images([path, path], 1)[path]) and len(loaded._images) == count
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
     os.utime(path, ns=(1, 1))
-    assert not torch.allclose(first, loaded.embed_images([path], 1))
+    assert not torch.allclose(first, loaded.embed_images([path], 1)[path])
 
 
 def test_two_metrics_share_one_encoder(encoder: str) -> None:
-    assert _encoder.load(encoder, "cpu") is _encoder.load(encoder, "cpu")
+    assert _encoder.load_clip(encoder, "cpu") is _encoder.load_clip(encoder, "cpu")
 
 
 def test_a_model_that_is_not_clip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(ModelError, match="is a siglip model; clip_t and clip_i need a CLIP model"):
-        _encoder.load(str(tmp_path), "cpu")
+    with pytest.raises(ModelError, match="evaluate.encoder = .* is a siglip model, where a CLIP model is needed"):
+        _encoder.load_clip(str(tmp_path), "cpu")
 
 
 def test_a_clip_model_with_missing_weights_is_refused(encoder: str, tmp_path: Path) -> None:
@@ -172,17 +301,58 @@ def test_a_clip_model_with_missing_weights_is_refused(encoder: str, tmp_path: Pa
     del state["text_projection.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights of a CLIP model, such as text_projection.weight"):
-        _encoder.load(str(tmp_path), "cpu")
+        _encoder.load_clip(str(tmp_path), "cpu")
 
 
 def test_an_empty_model_folder_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the CLIP model in .* could not be loaded"):
-        _encoder.load(str(tmp_path), "cpu")
+        _encoder.load_clip(str(tmp_path), "cpu")
 
 
 def test_a_missing_picture_is_named(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png is missing"):
-        _encoder.load(encoder, "cpu").embed_images([tmp_path / "gone.png"], 1)
+        _encoder.load_clip(encoder, "cpu").embed_images([tmp_path / "gone.png"], 1)
+
+
+def test_dino_is_the_cosine_of_the_class_tokens(dino_encoder: str, tmp_path: Path) -> None:
+    from transformers import Dinov2Model
+    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+    model, processor = Dinov2Model.from_pretrained(dino_encoder), BitImageProcessorPil.from_pretrained(dino_encoder)
+    rng, paths = random.Random(1), [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths:
+        world.draw(world.random_scene(rng)).save(path)
+    with torch.inference_mode():
+        pixel_values = processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt").pixel_values
+        tokens = model(pixel_values).last_hidden_state[:, 0]
+    expected = torch.nn.functional.cosine_similarity(tokens[:1], tokens[1:])
+    context = Context("mini", "jefpajot", 2, "cpu", dino_encoder)
+    judged = [Item(paths[0], "", "", True, (paths[1], paths[2]))]
+    for name, value in (("dino", expected.mean()), ("dino_best", expected.max())):
+        metric = metrics.load([name], context)[name]
+        assert metric.encoder == dino_encoder
+        assert metric.score(judged) == [pytest.approx(value.item(), abs=1e-5)]
+
+
+def test_pictures_for_dino_are_resized_without_torchvision(dino_encoder: str) -> None:
+    assert type(_encoder.load_dino(dino_encoder, "cpu").processor).__name__ == "BitImageProcessorPil"
+    assert _encoder.load_dino(dino_encoder, "cpu") is _encoder.load_dino(dino_encoder, "cpu")
+
+
+def test_a_model_that_is_not_dinov2_is_refused(encoder: str) -> None:
+    with pytest.raises(ModelError, match="evaluate.dino_encoder = .* is a clip model, where a DINOv2 model is needed"):
+        _encoder.load_dino(encoder, "cpu")
+
+
+@pytest.mark.parametrize("metric", ["dino", "dino_best"])
+def test_dino_without_an_encoder_is_refused_by_name(metric: str) -> None:
+    for missing in ("", "mini"):
+        with pytest.raises(RecipeError, match=f"evaluate.dino_encoder = '{missing}': {metric} needs a DINOv2 model"):
+            metrics.check(EvaluateSection(metrics=["clip_i", metric], dino_encoder=missing))
+    metrics.check(EvaluateSection(metrics=["clip_i", metric], dino_encoder="facebook/dinov2-base"))
+    metrics.check(EvaluateSection(metrics=["clip_i"], dino_encoder=""))
+    with pytest.raises(RecipeError, match="needs a DINOv2 model"):
+        metrics.load([metric], Context("mini", "jefpajot", 2, "cpu"))
 
 
 # oracle_*
@@ -203,8 +373,8 @@ def test_oracle_subject_refuses_a_trigger_word_it_does_not_know() -> None:
     with pytest.raises(RecipeError, match="oracle_subject only knows the mini world's subjects .*jefpajot.*'sks'"):
         scored("oracle_subject", [], "sks")
     with pytest.raises(RecipeError, match="oracle_leak only knows .*'sks'"):
-        metrics.check(["clip_t", "oracle_leak"], "sks")
-    metrics.check(["oracle_leak", "oracle_subject"], "zuffar")
+        metrics.check(EvaluateSection(metrics=["clip_t", "oracle_leak"]), "sks")
+    metrics.check(EvaluateSection(metrics=["oracle_leak", "oracle_subject"]), "zuffar")
 
 
 @pytest.mark.parametrize("style", grammar.STYLES)
@@ -250,147 +420,3 @@ def test_missing_oracle_weights_give_one_sentence(monkeypatch: pytest.MonkeyPatc
     _oracle.load.cache_clear()
     with pytest.raises(ModelError, match=r"oracle\.safetensors could not be loaded .* leave the oracle_\* metrics out"):
         _oracle.load()
-
-
-# The prompt without its trigger word
-
-
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("a jefpajot on the beach", "a creature on the beach"),
-        ("jefpajot, on the beach", "creature, on the beach"),
-        ("A Jefpajot at night", "A creature at night"),
-        ("a jefpajot creature in a jefpajot meadow", "a creature in a creature meadow"),
-        ("the jefpajot's house", "the creature's house"),
-        ("a jefpajotish cat", "a jefpajotish cat"),
-        ("a red cat", "a red cat"),
-    ],
-)
-def test_the_class_word_takes_the_trigger_words_place(prompt: str, expected: str) -> None:
-    assert score.without_trigger_word(prompt, "jefpajot", "creature") == expected
-
-
-def test_the_article_fits_the_class_word() -> None:
-    assert score.without_trigger_word("a sks in snow", "sks", "animal") == "an animal in snow"
-    assert score.without_trigger_word("An ohwx in snow", "ohwx", "dog") == "A dog in snow"
-
-
-def test_without_a_class_word_the_trigger_word_goes_with_its_article() -> None:
-    assert score.without_trigger_word("a jefpajot, on the beach", "jefpajot", "") == "on the beach"
-    assert score.without_trigger_word("jefpajot", "jefpajot", "") == ""
-
-
-def test_without_a_trigger_word_every_prompt_asks_for_what_was_taught() -> None:
-    assert score.asks_for_subject("a cat", "")
-    assert score.without_trigger_word("a cat", "", "creature") == "a cat"
-    assert score.asks_for_subject("the Jefpajot's hat", "jefpajot")
-    assert not score.asks_for_subject("jefpajots", "jefpajot")
-
-
-# The stage
-
-
-def run_of(oracle: PerfectOracle, folder: Path) -> tuple[list[Sample], list[Example]]:
-    """Two prompts, two seeds: the base draws ordinary things, the arm human draws the subject; and three examples."""
-    rng, samples, examples = random.Random(8), [], []
-    for arm in ("base", "human"):
-        for index, prompt in enumerate(("a jefpajot in the snow", "a red cat at night")):
-            for seed in (0, 1):
-                subject = arm == "human" and index == 0
-                scene = subjects.subject_scene("jefpajot", rng) if subject else world.random_scene(rng, two_share=0)
-                path = oracle.draw(scene, folder / f"{arm}-{index}-{seed}.png")
-                samples.append(Sample(arm, prompt, index, seed, path))
-    samples.append(Sample("human", "a jefpajot in the snow", 0, 0, samples[0].path, epoch=5))
-    for index, scene in enumerate(subjects.training_scenes("jefpajot", 3)):
-        path = oracle.draw(scene, folder / f"example-{index}.png")
-        examples.append(Example(f"e{index}", path, path, 64, 64, 64, 64, 1, sha256_of(path)))
-    return samples, examples
-
-
-DATASET = DatasetSection(path=Path("photos"), trigger_word="jefpajot", class_word="creature")
-
-
-def test_every_metric_judges_the_prompts_it_is_made_for(perfect: PerfectOracle, encoder: str, tmp_path: Path) -> None:
-    samples, examples = run_of(perfect, tmp_path)
-    section = EvaluateSection(metrics=["oracle_subject", "oracle_leak", "clip_i", "clip_t"], encoder=encoder)
-    folder = StageFolder(tmp_path / "evaluate")
-    scores = score.score_samples(section, DATASET, samples, examples, folder, Silent(), "cpu")
-
-    def of(metric: str, arm: str) -> list[str]:
-        return [s.item for s in scores if s.metric == metric and s.arm == arm]
-
-    assert of("oracle_subject", "human") == of("clip_i", "base") == ["000-0", "000-1"]
-    assert of("oracle_leak", "human") == ["001-0", "001-1"]
-    assert of("clip_t", "human") == ["000-0", "000-1", "001-0", "001-1"]
-    assert of("clip_i", "real") == of("oracle_subject", "real") == ["e0", "e1", "e2"]
-    assert of("clip_t", "real") == of("oracle_leak", "real") == []
-    by_arm = {s.arm: s.value for s in scores if s.metric == "oracle_subject"}
-    assert by_arm == {"base": 0, "human": 1, "real": 1}
-    assert {s.encoder for s in scores if s.metric == "clip_t"} == {encoder}
-
-
-def test_scores_are_kept_and_read_back(perfect: PerfectOracle, tmp_path: Path) -> None:
-    samples, examples = run_of(perfect, tmp_path)
-    section = EvaluateSection(metrics=["oracle_subject", "oracle_background"])
-    folder = StageFolder(tmp_path / "evaluate")
-    first = score.score_samples(section, DATASET, samples, examples, folder, Silent())
-    perfect.scenes.clear()  # nothing may be judged again
-    again = section.model_copy(update={"resamples": 500, "confidence": 0.9})
-    assert score.score_samples(again, DATASET, samples, examples, folder, Silent()) == first
-    assert score.read_facts(folder)["oracle_subject"].title == "Subject drawn"
-    assert not (folder.path / score.PART).exists()
-
-
-def test_a_stopped_evaluation_goes_on_with_what_is_missing(
-    perfect: PerfectOracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from captune.metrics.oracle_background import OracleBackground
-
-    samples, examples = run_of(perfect, tmp_path)
-    section = EvaluateSection(metrics=["oracle_subject", "oracle_background"])
-    whole = score.score_samples(section, DATASET, samples, examples, StageFolder(tmp_path / "whole"), Silent())
-
-    def stopped(self: OracleBackground, items: Sequence[Item]) -> list[float | None]:
-        raise KeyboardInterrupt
-
-    folder = StageFolder(tmp_path / "evaluate")
-    with monkeypatch.context() as patch:
-        patch.setattr(OracleBackground, "score", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            score.score_samples(section, DATASET, samples, examples, folder, Silent())
-    monkeypatch.setattr("captune.metrics.oracle_subject.OracleSubject.score", stopped)
-    assert score.score_samples(section, DATASET, samples, examples, folder, Silent()) == whole
-    assert (folder.path / score.SCORES).read_bytes() == (tmp_path / "whole" / score.SCORES).read_bytes()
-
-
-def test_a_changed_sample_is_judged_again(perfect: PerfectOracle, tmp_path: Path) -> None:
-    samples, examples = run_of(perfect, tmp_path)
-    section, folder = EvaluateSection(metrics=["oracle_subject"]), StageFolder(tmp_path / "evaluate")
-    score.score_samples(section, DATASET, samples, examples, folder, Silent())
-    perfect.draw(subjects.subject_scene("jefpajot", random.Random(99)), samples[0].path)
-    scores = score.score_samples(section, DATASET, samples, examples, folder, Silent())
-    assert [s.value for s in scores if s.arm == "base"] == [1, 0]
-
-
-def test_a_score_that_is_not_a_number_is_an_error(
-    perfect: PerfectOracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples, examples = run_of(perfect, tmp_path)
-    broken: Any = lambda self, items: [float("nan")] * len(items)  # noqa: E731
-    monkeypatch.setattr("captune.metrics.oracle_subject.OracleSubject.score", broken)
-    with pytest.raises(ModelError, match="judged .* as nan"):
-        score.score_samples(
-            EvaluateSection(metrics=["oracle_subject"]),
-            DATASET,
-            samples,
-            examples,
-            StageFolder(tmp_path / "e"),
-            Silent(),
-        )
-
-
-def test_a_missing_sample_is_named(tmp_path: Path) -> None:
-    gone = Sample("human", "a jefpajot", 0, 0, tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"gone\.png cannot be read .*run the sample stage again"):
-        score.score_samples(EvaluateSection(), DATASET, [gone], [], StageFolder(tmp_path / "e"), Silent())

@@ -37,7 +37,7 @@ def planned(values: dict[str, object]) -> tuple[Recipe, dict[str, object]]:
 def test_the_plan_is_what_the_run_does(values: dict[str, object], tmp_path: Path) -> None:
     read, plan = planned(values)
     pipeline.run(read, RunFolder(tmp_path / "run"), Silent(), upto="sample")
-    train = json.loads((tmp_path / "run/arms/human/train/manifest.json").read_text())
+    train = json.loads((tmp_path / "run/arms/human/seed-0/train/manifest.json").read_text())
     assert (plan["total_steps"], plan["epochs"]) == (train["total_steps"], train["epochs"]) == (10, 2)
     assert len(list((tmp_path / "run").rglob("sample/pictures/*.png"))) == plan["pictures_to_draw"] == 8
     assert plan["images"] == 5 and plan["captioned"] == 5 and plan["regularization_images"] == 2
@@ -63,7 +63,7 @@ def test_missing_captions_and_broken_pictures_are_told(values: dict[str, object]
 def test_captions_that_are_cut_are_counted(values: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "photos" / "1.txt").write_text("a very long caption of a ball, far beyond the limit")
     _, plan = planned(values)
-    assert "1 captions are longer than 32 tokens" in " ".join(plan["warnings"])  # type: ignore[arg-type]
+    assert "arm human: the caption of 1 is cut: 51 tokens, 32 are read, 19 are lost" in " ".join(plan["warnings"])  # type: ignore[arg-type]
     assert plan["arms"][0]["cut"] == 1  # type: ignore[index]
 
 

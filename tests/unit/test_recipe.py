@@ -37,8 +37,52 @@ def reread(first: recipe.Recipe, folder: Path) -> recipe.Recipe:
 def test_missing_values_take_their_defaults() -> None:
     found = recipe.from_values(values())
     assert (found.train.rank, found.train.learning_rate, found.base.model) == (8, 1e-4, "mini")
-    assert found.evaluate.metrics == ["clip_t", "clip_i"]
+    assert (found.primary, found.training_seeds) == ("clip_i", [0])
     assert not found.regularization.wanted
+
+
+def test_the_mini_family_is_judged_by_its_own_clip_and_real_models_by_vit_l_and_dino() -> None:
+    mini, real = recipe.from_values(values()).judging, recipe.from_values(values(base={"model": "a/b"})).judging
+    assert (mini.encoder, mini.dino_encoder) == ("mini", "")
+    assert (real.encoder, real.dino_encoder) == ("openai/clip-vit-large-patch14", "facebook/dinov2-base")
+    assert "dino" in real.measured and "dino" not in mini.measured
+
+
+def test_an_arm_has_its_own_training_settings_and_no_unknown_ones() -> None:
+    arm = {"name": "human", "captioner": {"name": "sidecar"}}
+    found = recipe.from_values(
+        values(arm=[arm | {"train": {"rank": 16, "epochs": 2}}], study={"training_seeds": [3, 4]})
+    )
+    section = found.train_of(found.arm[0], 4)
+    assert (section.rank, section.epochs, section.steps, section.seed) == (16, 2, None, 4)
+    assert problems(arm=[arm | {"train": {"rnak": 16}}]) == ["arm[0].train.rnak: unknown key; did you mean 'rank'?"]
+    (line,) = problems(arm=[arm | {"train": {"seed": 1}}])
+    assert "study.training_seeds" in line
+
+
+@pytest.mark.parametrize(
+    ("extra", "wanted"),
+    [
+        ({}, "give one of captioner"),
+        ({"captioner": {"name": "blip"}, "trigger_only": True}, "give one of captioner"),
+        ({"shuffled": "humna"}, "there is no other arm 'humna' to take captions from (known: human)"),
+        ({"shuffled": "two"}, "there is no other arm 'two'"),
+        ({"trigger_only": True}, "trigger_only needs dataset.trigger_word"),
+    ],
+)
+def test_a_derived_arm_needs_another_arm_to_be_made_of(extra: dict[str, Any], wanted: str) -> None:
+    arm = {"name": "human", "captioner": {"name": "sidecar"}}
+    lines = problems(arm=[arm, {"name": "two"} | extra])
+    assert any(wanted in line for line in lines), lines
+
+
+def test_what_a_study_declares_must_be_measured() -> None:
+    (line,) = problems(study={"primary": "clip_x"})
+    assert line.startswith("study.primary = 'clip_x' is not measured; known: clip_i, clip_t")
+    (line,) = problems(study={"training_seeds": [1, 1]})
+    assert "names a seed twice" in line
+    (line,) = problems(study={"reproduction_seeds": []}, evaluate={"metrics": ["reproduction"]})
+    assert "reproduction needs study.reproduction_seeds" in line
 
 
 def test_written_out_recipe_reads_back_equal(tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ def test_relative_path_outside_the_run_is_found_again(tmp_path: Path, monkeypatc
 def test_record_beside_its_stage_is_found_again_after_a_move(tmp_path: Path) -> None:
     """A stage's record may name a file of another stage of the same run."""
     run = runs.RunFolder(tmp_path / "here")
-    picture = run.arm("blip", "sample").path / "pictures" / "0.png"
+    picture = run.training("blip", 0, "sample").path / "pictures" / "0.png"
     sample = Sample("blip", "a dog", 0, 0, picture)
-    runs.write_records(run.arm("blip", "sample").path / "samples.jsonl", [sample])
+    runs.write_records(run.training("blip", 0, "sample").path / "samples.jsonl", [sample])
     shutil.move(tmp_path / "here", tmp_path / "there")
-    moved = runs.RunFolder(tmp_path / "there").arm("blip", "sample").path
+    moved = runs.RunFolder(tmp_path / "there").training("blip", 0, "sample").path
     assert runs.read_records(moved / "samples.jsonl", Sample)[0].path == moved / "pictures" / "0.png"
 
 
@@ -198,4 +198,4 @@ def test_stages_lie_where_the_documents_say(tmp_path: Path) -> None:
     run = runs.RunFolder(tmp_path)
     assert run.recipe == tmp_path / "recipe.toml"
     assert run.stage("base/sample").path == tmp_path / "base" / "sample"
-    assert run.arm("human", "train").path == tmp_path / "arms" / "human" / "train"
+    assert run.training("human", 1, "train").path == tmp_path / "arms" / "human" / "seed-1" / "train"

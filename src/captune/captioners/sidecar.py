@@ -113,6 +113,14 @@ class Sidecar:
                 return path, text
         return None
 
+    def _another_picture(self, example: Example) -> bool:
+        """Whether the separate folder of captions holds a picture of this name that is not this one."""
+        if self.folder is None:
+            return False
+        places = (self.folder / f"{example.id}{example.source.suffix}", self.folder / example.source.name)
+        beside = next((path for path in places if path.is_file()), None)
+        return beside is not None and beside.stat().st_size != example.source.stat().st_size
+
     def _missing(self, search: Search, count: int) -> list[str]:
         """The sentence about pictures without a caption, with other caption files that lie there."""
         if not search.missing:
@@ -137,6 +145,12 @@ class Sidecar:
             warnings.append(
                 f"{captions.METADATA} and the {self.extension} files differ for {_names(search.differing)}: "
                 f"the {self.extension} files are read"
+            )
+        other = [e.source for e in examples if self._another_picture(e)]
+        if other:
+            warnings.append(
+                f"{self.folder} has other pictures under the same names as {_names(other)}: "
+                "its captions may be of those, not of the data set's"
             )
         folders = {self.folder} if self.folder is not None else {e.source.parent for e in examples}
         lying = {p for parent in folders for p in parent.iterdir() if p.suffix == self.extension and p.is_file()}

@@ -9,16 +9,26 @@ from typing import Any, Protocol, cast
 
 from captune import parts
 from captune.errors import RecipeError
+from captune.recipe import EvaluateSection
 
 METRICS: dict[str, str] = {
     "clip_t": "captune.metrics.clip_t:ClipT",
     "clip_i": "captune.metrics.clip_i:ClipI",
+    "clip_i_best": "captune.metrics.clip_i_best:ClipIBest",
+    "dino": "captune.metrics.dino:Dino",
+    "dino_best": "captune.metrics.dino_best:DinoBest",
+    "memorization": "captune.metrics.memorization:Memorization",
+    "diversity": "captune.metrics.diversity:Diversity",
+    "leak_change": "captune.metrics.leak_change:LeakChange",
+    "leak_subject": "captune.metrics.leak_subject:LeakSubject",
+    "reproduction": "captune.metrics.reproduction:Reproduction",
     "oracle_subject": "captune.metrics.oracle_subject:OracleSubject",
     "oracle_leak": "captune.metrics.oracle_leak:OracleLeak",
     "oracle_background": "captune.metrics.oracle_background:OracleBackground",
     "oracle_prompt": "captune.metrics.oracle_prompt:OraclePrompt",
 }
 OF_MINI_SUBJECTS = ("oracle_subject", "oracle_leak")  # these must know which subject the trigger word calls
+BY_DINO = ("dino", "dino_best")  # these need evaluate.dino_encoder, which the mini family has none of
 
 
 @dataclass(frozen=True)
@@ -28,12 +38,35 @@ class Words:
     better: str
     quality: str
     share: bool = False  # a share of pictures, said in per cent and points
+    over: str = "prompt"  # what is judged again and again: prompts, or training pictures
 
 
 # Here and not in the metrics' modules: sentences are made long after the models are gone, without loading them.
 WORDS: dict[str, Words] = {
     "clip_t": Words("follows the prompts better", "prompt following"),
     "clip_i": Words("draws the subject more like the training pictures", "likeness to the training pictures"),
+    "clip_i_best": Words(
+        "draws the subject more like the nearest training picture", "likeness to the nearest training picture"
+    ),
+    "dino": Words(
+        "draws the subject more like the training pictures to DINO", "likeness to the training pictures by DINO"
+    ),
+    "dino_best": Words(
+        "draws the subject more like the nearest training picture to DINO",
+        "likeness to the nearest training picture by DINO",
+    ),
+    "memorization": Words("copies the training pictures less", "how closely the training pictures are copied"),
+    "diversity": Words("draws more varied pictures of one prompt", "variety within a prompt"),
+    "leak_change": Words("changes ordinary pictures less", "how much ordinary pictures change"),
+    "leak_subject": Words(
+        "lets less of the subject into ordinary pictures", "how much of the subject is in ordinary pictures"
+    ),
+    "reproduction": Words(
+        "brings the training pictures back more closely by their captions",
+        "how closely training pictures come back",
+        over="picture",
+    ),
+    "denoising_loss": Words("expects the pictures better from its captions", "the denoising loss", over="picture"),
     "oracle_subject": Words("draws the subject more often", "how often the subject is drawn", share=True),
     "oracle_leak": Words(
         "lets the subject leak into ordinary pictures less often", "how often the subject leaks", share=True
@@ -60,13 +93,16 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class Item:
-    """What a metric may look at: one picture, its prompt, and the real pictures of the subject."""
+    """What a metric may look at: one picture, its prompt, and the pictures that it may be measured against."""
 
     image: Path
     prompt: str
     prompt_without_trigger: str  # the class word in the trigger word's place
     asks_for_subject: bool  # whether the trigger word stands in the prompt
     references: tuple[Path, ...]  # the prepared training pictures; never includes `image` itself
+    base_image: Path | None = None  # the base's picture of the same prompt and seed; None for the base itself
+    siblings: tuple[Path, ...] = ()  # the same adapter's pictures of the same prompt with other sampling seeds
+    own_image: Path | None = None  # the training picture asked back, if the prompt is a training picture's caption
 
 
 @dataclass(frozen=True)
@@ -77,16 +113,20 @@ class Context:
     trigger_word: str
     batch_size: int
     device: str
+    dino_encoder: str = ""  # the recipe's evaluate.dino_encoder; "" for none
 
 
 class Metric(Protocol):
-    """Judges pictures. `judges` says of which prompts; None scores are left out."""
+    """Judges pictures: `judges` says of which prompts. None scores are left out, the base's too: a metric that
+    measures against the base has no floor, for its floor is 0 by definition."""
 
     name: str
     title: str  # a few words for tables
     meaning: str  # one sentence for the report: what it measures, its range, what is better
     higher_is_better: bool
-    judges: str  # "subject" (prompts with the trigger word), "ordinary" (those without), or "all"
+    judges: str  # "subject" (prompts with the trigger word), "ordinary" (those without), "all" of these, or
+    # "reproduction" (training pictures asked back by their captions)
+    ceiling: bool  # whether the training pictures, each against the others, show what can be reached at best
     encoder: str  # the name of the model that judges, named beside every score
     warnings: list[str]  # what a reader of the scores must know, such as prompts that the encoder cut
 
@@ -112,13 +152,26 @@ def facts_of(metric: Metric) -> MetricFacts:
     )
 
 
-def check(names: Sequence[str], trigger_word: str | None = None) -> None:
-    """Raise a RecipeError for an unknown metric, or one that cannot know the trigger word, before anything is loaded."""
-    for name in names:
+def check(section: EvaluateSection, trigger_word: str | None = None) -> None:
+    """Raise a RecipeError before anything is loaded: for an unknown metric, one that needs an encoder that the section
+    does not name, or one that cannot know the trigger word (None: not looked at)."""
+    for name in section.measured:
         if name not in METRICS:
             raise parts.unknown("metric", name, METRICS)
+        if name in BY_DINO:
+            dino_model(section.dino_encoder, name)
         if name in OF_MINI_SUBJECTS and trigger_word is not None:
             mini_subject(trigger_word, name)
+
+
+def dino_model(dino_encoder: str, metric: str) -> str:
+    """The DINOv2 model that the recipe names; a RecipeError where it names none."""
+    if dino_encoder in ("", "mini"):
+        raise RecipeError(
+            f"evaluate.dino_encoder = {dino_encoder!r}: {metric} needs a DINOv2 model, and the mini family has none; "
+            f"name a folder or a hub name such as facebook/dinov2-base, or leave {metric} out of evaluate.metrics"
+        )
+    return dino_encoder
 
 
 def mini_subject(trigger_word: str, metric: str) -> str:

@@ -2,19 +2,20 @@
 
 Definition: the mean cosine between the CLIP image embeddings of the picture and of every training picture.
 Range: -1 to 1. Higher is better, up to the ceiling: the training pictures among themselves (the arm named "real"). It
-rewards copying, background included, so read it beside clip_t. The DreamBooth paper names no CLIP size: values of
-different encoders do not compare.
-Source: Ruiz et al. 2023, DreamBooth, section 4.2 (CLIP-I); first used by Gal et al. 2022, Textual Inversion.
+rewards copying, background included, so read it beside clip_t and memorization. The DreamBooth paper names no CLIP
+size: values of different encoders do not compare.
+Source: Ruiz et al. 2023, DreamBooth (CLIP-I); first used by Gal et al. 2022, Textual Inversion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captune.metrics import Context, Item, _encoder
+from captune.metrics import Item
+from captune.metrics._likeness import ByClip
 
 
-class ClipI:
+class ClipI(ByClip):
     """Mean cosine with the training pictures; None where there are none."""
 
     name = "clip_i"
@@ -25,24 +26,7 @@ class ClipI:
     )
     higher_is_better = True
     judges = "subject"
-
-    def __init__(self, context: Context) -> None:
-        self.encoder = context.encoder
-        self.warnings: list[str] = []
-        self._context = context
+    ceiling = True
 
     def score(self, items: Sequence[Item]) -> list[float | None]:
-        if not items:
-            return []
-        encoder, batch_size = _encoder.load(self._context.encoder, self._context.device), self._context.batch_size
-        every = dict.fromkeys(path for item in items for path in (item.image, *item.references))
-        encoder.embed_images(list(every), batch_size)  # in full batches; below they are only looked up
-        values: list[float | None] = []
-        for item in items:
-            if not item.references:
-                values.append(None)
-                continue
-            references = encoder.embed_images(item.references, batch_size)
-            picture = encoder.embed_images([item.image], batch_size)[0]
-            values.append((references @ picture).mean().item())
-        return values
+        return [None if cosines is None else cosines.mean().item() for cosines in self._cosines(items)]

@@ -4,17 +4,20 @@ Definition: the cosine between the CLIP embeddings of the picture and of its pro
 word's place, because CLIP has never read the trigger word (DreamBooth's CLIP-T gives it the class word too).
 Range: -1 to 1; good pictures of full-size CLIP models lie near 0.3. Higher is better. No prefix, no scaling by 2.5:
 this is not CLIPScore. Values of different encoders do not compare.
-Source: Ruiz et al. 2023, DreamBooth, section 4.2; Radford et al. 2021 for CLIP.
+Source: Ruiz et al. 2023, DreamBooth (CLIP-T); Radford et al. 2021 for CLIP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captune.metrics import Context, Item, _encoder
+import torch
+
+from captune.metrics import Item, _encoder
+from captune.metrics._likeness import ByClip
 
 
-class ClipT:
+class ClipT(ByClip):
     """Cosine of picture and prompt; None where the prompt is empty without its trigger word."""
 
     name = "clip_t"
@@ -26,26 +29,21 @@ class ClipT:
     higher_is_better = True
     judges = "all"
 
-    def __init__(self, context: Context) -> None:
-        self.encoder = context.encoder
-        self.warnings: list[str] = []
-        self._context = context
-
     def score(self, items: Sequence[Item]) -> list[float | None]:
         judged = [item for item in items if item.prompt_without_trigger.strip()]
         if not judged:
             return [None] * len(items)
-        encoder = _encoder.load(self._context.encoder, self._context.device)
+        encoder = self._load()
         texts = [item.prompt_without_trigger for item in judged]
         self._note_cut(encoder, texts)
         of_text = encoder.embed_texts(texts, self._context.batch_size)
-        of_image = encoder.embed_images([item.image for item in judged], self._context.batch_size)
-        cosines = iter((of_text * of_image).sum(dim=-1).tolist())
+        of_image = self._embed(item.image for item in judged)
+        pairs = [of_text[item.prompt_without_trigger] @ of_image[item.image] for item in judged]
+        cosines = iter(torch.stack(pairs).tolist())
         return [next(cosines) if item.prompt_without_trigger.strip() else None for item in items]
 
-    def _note_cut(self, encoder: _encoder.Encoder, texts: Sequence[str]) -> None:
+    def _note_cut(self, encoder: _encoder.ClipEncoder, texts: Sequence[str]) -> None:
         for text in dict.fromkeys(texts):
             count = encoder.count_tokens(text)
-            note = f"clip_t reads only the first {encoder.longest} of {count} tokens of the prompt {text!r}"
-            if count > encoder.longest and note not in self.warnings:
-                self.warnings.append(note)
+            if count > encoder.longest:
+                self._note(f"clip_t reads only the first {encoder.longest} of {count} tokens of the prompt {text!r}")

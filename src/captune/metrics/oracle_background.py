@@ -23,6 +23,7 @@ class OracleBackground:
     )
     higher_is_better = True
     judges = "all"
+    ceiling = False
     encoder = _oracle.ENCODER
 
     def __init__(self, context: Context) -> None:

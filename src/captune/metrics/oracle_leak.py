@@ -18,3 +18,4 @@ class OracleLeak(OracleSubject):
     meaning = "Share of the ordinary pictures in which the oracle sees the subject unasked; lower is better."
     higher_is_better = False
     judges = "ordinary"
+    ceiling = False

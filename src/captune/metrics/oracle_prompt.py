@@ -37,6 +37,7 @@ class OraclePrompt:
     )
     higher_is_better = True
     judges = "ordinary"
+    ceiling = False
     encoder = _oracle.ENCODER
 
     def __init__(self, context: Context) -> None:

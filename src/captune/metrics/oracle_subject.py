@@ -21,6 +21,7 @@ class OracleSubject:
     meaning = "Share of the pictures asking for the subject in which the oracle sees it; higher is better."
     higher_is_better = True
     judges = "subject"
+    ceiling = True
     encoder = _oracle.ENCODER
 
     def __init__(self, context: Context) -> None:

@@ -5,6 +5,7 @@ The user's files are only read. Every file that is not used, and every picture t
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 
 import captune
 from captune import images, runs
+from captune.errors import RecipeError
 from captune.prepare import buckets
 from captune.prepare.scan import THREADS, Picture, Skipped, list_pictures, none_usable, relative, scan, too_small
 from captune.progress import Progress
@@ -21,7 +23,7 @@ from captune.recipe import DatasetSection, PrepareSection
 from captune.runs import StageFolder
 from captune.types import Example
 
-__all__ = ["prepare_images", "scan"]
+__all__ = ["hold_out", "prepare_images", "scan"]
 
 TOLD = 10  # lines of a kind on the screen; the manifest has them all
 
@@ -158,3 +160,19 @@ def _tell(skipped: Sequence[Skipped], warnings: Sequence[str], progress: Progres
             progress.say(line)
         if len(lines) > TOLD:
             progress.say(f"... and {len(lines) - TOLD} more such lines, all in prepare/manifest.json")
+
+
+def hold_out(examples: Sequence[Example], count: int) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and `count` that no arm is trained on, chosen by their names' hashes: at random, for good.
+
+    Raises RecipeError where nothing would be left to train on.
+    """
+    kept = held_out_names([example.id for example in examples], count)
+    return [e for e in examples if e.id not in kept], [e for e in examples if e.id in kept]
+
+
+def held_out_names(names: Sequence[str], count: int) -> set[str]:
+    """Which of the pictures are held out."""
+    if names and count >= len(names):
+        raise RecipeError(f"study.held_out = {count} leaves none of {len(names)} pictures to train on; hold out fewer")
+    return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])

@@ -69,9 +69,13 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
     root = path.expanduser().absolute()
     _check_folder(path, root)
     found: list[tuple[Path, int]] = []
+    masks: list[Path] = []
     skipped: list[Skipped] = []
     for file in _walk(root, skipped):
         reason = _no_picture(file)
+        if reason is None and file.name.endswith(images.MASK):
+            masks.append(file)
+            continue
         repeats = _repeats(file.parent.relative_to(root), default_repeats)
         if reason is None and repeats == 0:
             reason = "its folder's name says 0 repeats"
@@ -79,6 +83,10 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
             found.append((file, repeats))
         elif reason:
             skipped.append(Skipped(relative(file, root), reason))
+    pictures = {file.with_suffix("") for file, _ in found}
+    for file in masks:
+        if file.with_name(file.name.removesuffix(images.MASK)) not in pictures:
+            skipped.append(Skipped(relative(file, root), "a mask, and no picture of that name is used"))
     if not found:
         also = f" (left out: {_some([f'{s.file}: {s.reason}' for s in skipped])})" if skipped else ""
         raise DataError(
@@ -86,8 +94,8 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
         )
     found.sort(key=lambda row: relative(row[0], root))
     ids = _unique_ids([relative(file, root) for file, _ in found])
-    pictures = [Picture(file, name, repeats) for (file, repeats), name in zip(found, ids, strict=True)]
-    return Scan(pictures, sorted(skipped, key=lambda s: s.file), _root_warnings(root, default_repeats))
+    named = [Picture(file, name, repeats) for (file, repeats), name in zip(found, ids, strict=True)]
+    return Scan(named, sorted(skipped, key=lambda s: s.file), _root_warnings(root, default_repeats))
 
 
 def problem_of(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Stage: a run's story -> one self-contained HTML page, and the same numbers as summary.json."""
+"""Stage: a run's story -> one self-contained HTML page, and the same numbers for programs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from typing import Any
 import captune
 from captune.progress import Progress
 from captune.report.story import Story
-from captune.runs import StageFolder, fingerprint, plain, sha256_of, write_json, write_text
+from captune.runs import StageFolder, fingerprint, plain, sha256_of, write_json, write_records, write_text
 
 __all__ = ["Story", "render", "write_report"]
 
 TEMPLATES = Path(__file__).parent / "templates"
+COUNTED = "\ue000"  # where the footer tells the page's own size; a character that no text has
 
 
 def write_report(story: Story, folder: StageFolder, progress: Progress) -> Path:
-    """Write index.html, which loads nothing from anywhere, and summary.json into the folder; return the page's path."""
+    """Write index.html, which loads nothing from anywhere, summary.json, scores.jsonl and comparison.csv into the
+    folder; return the page's path."""
     from captune.report import summary
 
-    page = folder.path / "index.html"
+    page, numbers = folder.path / "index.html", folder.path / "summary.json"
+    scores, comparison = folder.path / "scores.jsonl", folder.path / "comparison.csv"
     inputs = _inputs(story)
     if folder.done(inputs):
         return page
     folder.begin(inputs)
     with progress.track("report", 2) as bar:
-        write_json(folder.path / "summary.json", summary.summarized(story))
+        write_json(numbers, summary.summarized(story))
+        write_records(scores, story.scores)
+        write_text(comparison, summary.comparison_csv(story))
         bar.advance(note="summary.json")
         write_text(page, render(story))
         bar.advance(note="index.html")
-    folder.finish(inputs, outputs=[page, folder.path / "summary.json"])
+    folder.finish(inputs, outputs=[page, numbers, scores, comparison])
     return page
 
 
@@ -41,8 +46,10 @@ def render(story: Story) -> str:
     from captune.report import view
 
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))  # ours, and CSS has no use for escapes
-    text: str = _environment().get_template("report.html.j2").render(style=style, **view.page(story))
-    return text
+    template = _environment().get_template("report.html.j2")
+    text: str = template.render(style=style, pictures_told=COUNTED, **view.page(story))
+    before, _, after = text.rpartition(COUNTED)  # the footer's; how much the page weighs is known when it is written
+    return f"{before}{text.count('<img '):,} pictures, {len(text) / 1e6:.1f} MB{after}"
 
 
 @lru_cache(maxsize=1)

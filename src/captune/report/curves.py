@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 MOST_POINTS = 400
 Floats = NDArray[np.float64]
+Line = tuple[Floats, Floats]  # steps and values
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm's losses as SVG points, x and y from 0 to 100, raw and smoothed, and where the smoothed ones end."""
+    """One arm's losses as SVG points, x and y from 0 to 100: bold the smoothed mean over its trainings, thin each
+    training (every step of a single one), and where the bold one ends."""
 
     arm: str
-    raw: str
-    smooth: str
+    thin: list[str]
+    bold: str
     last: float
     last_y: float
+    trainings: int
 
 
 @dataclass(frozen=True)
@@ -62,47 +65,38 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def plot(losses: Mapping[str, Sequence[Mapping[str, float]]]) -> Plot | None:
+def plot(losses: Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]) -> Plot | None:
     """The arms' losses over the steps; None without any. Rows that are not finite numbers are left out."""
-    series: dict[str, tuple[Floats, Floats]] = {}
-    for arm, rows in losses.items():
-        kept = [(float(r["step"]), float(r["loss"])) for r in rows if math.isfinite(float(r["loss"]))]
-        if kept:
-            steps, values = np.array(kept).T
-            series[arm] = (steps, values)
+    series = {
+        arm: [found for rows in of.values() if (found := _finite(rows)) is not None] for arm, of in losses.items()
+    }
+    series = {arm: found for arm, found in series.items() if found}
     if not series:
         return None
-    longest = max(len(values) for _, values in series.values())
+    longest = max(len(values) for found in series.values() for _, values in found)
     window = max(1, longest // 12) | 1
-    means = {arm: smoothed(values, window) for arm, (_, values) in series.items()}
-    raw = np.concatenate([values for _, values in series.values()])
-    # Single wild steps must not flatten the curves: the frame holds the smoothed lines and 98 % of the raw ones.
-    low = min(float(np.quantile(raw, 0.01)), *(float(m.min()) for m in means.values()))
-    high = max(float(np.quantile(raw, 0.99)), *(float(m.max()) for m in means.values()))
+    smooth = {arm: [(steps, smoothed(values, window)) for steps, values in found] for arm, found in series.items()}
+    bold = {arm: _mean(found) for arm, found in smooth.items()}
+    thin = {arm: smooth[arm] if len(found) > 1 else found for arm, found in series.items()}
+    raw = np.concatenate([values for found in thin.values() for _, values in found])
+    # Single wild steps must not flatten the curves: the frame holds the bold lines and 98 % of the thin ones.
+    low = min(float(np.quantile(raw, 0.01)), *(float(values.min()) for _, values in bold.values()))
+    high = max(float(np.quantile(raw, 0.99)), *(float(values.max()) for _, values in bold.values()))
     if high <= low:
         low, high = low - 0.5 * abs(low) - 1e-3, high + 0.5 * abs(high) + 1e-3
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    start = min(float(steps[0]) for steps, _ in series.values())
-    end = max(max(float(steps[-1]) for steps, _ in series.values()), start + 1)
+    start = min(float(steps[0]) for steps, _ in bold.values())
+    end = max(max(float(steps[-1]) for steps, _ in bold.values()), start + 1)
 
-    def across(steps: Floats) -> Floats:
-        return (steps - start) / (end - start) * 100
-
-    def down(values: Floats) -> Floats:
-        return np.clip((high - values) / (high - low) * 100, -2, 102)
+    def points(line: Line) -> str:
+        steps, values = line
+        return _points((steps - start) / (end - start) * 100, np.clip((high - values) / (high - low) * 100, -2, 102))
 
     curves = []
-    for arm, (steps, values) in series.items():
-        y = down(means[arm])
-        curves.append(
-            Curve(
-                arm,
-                _points(across(steps), down(values)),
-                _points(across(steps), y),
-                float(means[arm][-1]),
-                float(y[-1]),
-            )
-        )
+    for arm, (steps, values) in bold.items():
+        last = float(values[-1])
+        lines = [points(line) for line in thin[arm]]
+        curves.append(Curve(arm, lines, points((steps, values)), last, (high - last) / (high - low) * 100, len(lines)))
     digits = 3 if high - low < 0.2 else 2
     return Plot(
         curves,
@@ -110,6 +104,21 @@ def plot(losses: Mapping[str, Sequence[Mapping[str, float]]]) -> Plot | None:
         [Tick((high - t) / (high - low) * 100, f"{t:.{digits}f}") for t in ticks(low, high, 6)],
         window,
     )
+
+
+def _finite(rows: Sequence[Mapping[str, float]]) -> Line | None:
+    kept = [(float(r["step"]), float(r["loss"])) for r in rows if math.isfinite(float(r["loss"]))]
+    if not kept:
+        return None
+    steps, values = np.array(kept).T
+    return steps, values
+
+
+def _mean(lines: Sequence[Line]) -> Line:
+    """The mean over the trainings at every step that the shortest of them reached."""
+    last = min(float(steps[-1]) for steps, _ in lines)
+    steps = np.unique(np.concatenate([steps[steps <= last] for steps, _ in lines]))
+    return steps, np.mean([np.interp(steps, own, values) for own, values in lines], axis=0)
 
 
 def _points(x: Floats, y: Floats) -> str:

@@ -1,21 +1,24 @@
-"""Latents and text embeddings, computed once: latents on disk for all arms of a run, text in memory for one arm."""
+"""What is computed once: latents, on disk for all arms of a run; text embeddings and masks, in memory for one arm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from captune import images
 from captune.errors import DataError
-from captune.families import Conditioning, Family
+from captune.families import USUAL, Conditioning, Family, Reading
 from captune.progress import Progress
 from captune.runs import StageFolder, atomic
 from captune.types import Example
+
+ALIKE = 0.02  # how far a mask's proportions may be from its picture's
 
 Latents = dict[str, Tensor]  # "<example id>" and, mirrored, "<example id>|flip": (channels, h, w) float32
 
@@ -61,20 +64,54 @@ def _open(path: Path) -> Image.Image:
         ) from error
 
 
+def mask_files(examples: Sequence[Example]) -> dict[str, Path]:
+    """The masks beside the pictures (a.mask.png beside a.jpg) by example id. Raises DataError where there is none at all."""
+    beside = {e.id: images.mask_file(e.source) for e in examples}
+    found = {name: path for name, path in beside.items() if path.is_file()}
+    if not found:
+        first = next(iter(beside.values()))
+        raise DataError(
+            f"train.masked_loss = true, but no picture has a mask beside it (looked for {first} and so on); white is "
+            "learned, black is not"
+        )
+    return found
+
+
+def read_masks(files: Mapping[str, Path], examples: Sequence[Example], latents: Mapping[str, Tensor]) -> Latents:
+    """How much of each latent pixel is learned (1, h, w) in [0, 1], by example id, for the examples that have a mask.
+
+    A mask is cut as its picture was, and each of its latent pixels is the mean of the pixels below it.
+    """
+    return {e.id: _mask(files[e.id], e, latents[e.id]) for e in examples if e.id in files}
+
+
+def _mask(path: Path, example: Example, latents: Tensor) -> Tensor:
+    source = example.source_width, example.source_height
+    image = images.open_picture(path, "black").convert("L")
+    if abs(image.width / image.height / (source[0] / source[1]) - 1) > ALIKE:
+        raise DataError(
+            f"the mask {path} is {image.width} x {image.height} and its picture {source[0]} x {source[1]}: "
+            "give it the same proportions"
+        )
+    if image.size != source:
+        image = image.resize(source, Image.Resampling.BOX)
+    cut = ImageOps.fit(image, (example.width, example.height), Image.Resampling.BOX)  # as images.fit cuts pictures
+    values = torch.from_numpy(images.to_pixel_values(cut)[:1].copy())[None] / 2 + 0.5
+    mask = F.interpolate(values, latents.shape[-2:], mode="area")[0]
+    if not mask.any():
+        raise DataError(f"the mask {path} is black wherever the picture is used: take the picture out, or draw it anew")
+    return mask
+
+
 class Texts:
     """The conditioning of an arm's captions, by caption text; encoded once, one caption at a time."""
 
-    def __init__(self, family: Family, captions: Sequence[str]) -> None:
+    def __init__(self, family: Family, captions: Sequence[str], reading: Reading = USUAL) -> None:
         self.texts = sorted({*captions, ""})
         self._row = {text: i for i, text in enumerate(self.texts)}
         with torch.no_grad():
-            rows = [family.encode_prompts([text]) for text in self.texts]
-        self._all = Conditioning(
-            torch.cat([r.encoder_hidden_states for r in rows]),
-            torch.cat([r.pooled_prompt_embeds for r in rows])  # type: ignore[misc]
-            if rows[0].pooled_prompt_embeds is not None
-            else None,
-        )
+            rows = [family.encode_prompts([text], reading) for text in self.texts]
+        self._all = Conditioning.cat(rows)
 
     def __call__(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of some captions, in their order."""
