@@ -35,11 +35,13 @@ METRICS = ["clip_t", "clip_i", "oracle_subject", "oracle_background", "oracle_pr
 DIRECTION = dict.fromkeys(METRICS, True)
 DEALS = 4  # A/A pairs per subject
 GROUP = 3  # training seeds of an arm in a planted pair
+STEPS = 100  # half the demo's: 60 LoRAs in half an hour
 
 
 def study_of(subject: str, pictures: Path, seeds: int) -> Recipe:
     """The demo's recipe with the arms `true` and `shuffled`, every training with `seeds` seeds."""
     values: dict[str, Any] = demo.demo_recipe(subject, pictures).model_dump(mode="json", exclude_none=True)
+    values["train"]["steps"] = STEPS
     values |= {
         "name": f"calibration-{subject}",
         "arm": [{"name": "true", "captioner": {"name": "sidecar"}}, {"name": "shuffled", "shuffled": "true"}],
