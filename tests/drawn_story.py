@@ -229,7 +229,7 @@ class _Drawing:
 
     def exported(self, adapter: Adapter) -> list[Path]:
         found = []
-        for suffix, count in ((".safetensors", 182_000), (".peft.safetensors", 171_000)):
+        for suffix, count in ((".safetensors", 182_000), (".diffusers.safetensors", 171_000)):
             name = f"jefpajot-{adapter.arm}-seed{adapter.training_seed}{suffix}"
             path = self.run / _place(adapter.arm, adapter.training_seed) / "export" / name
             _write(path, name, count)

@@ -464,7 +464,7 @@ def _judge(
         run=this.folder.path,
         examples=examples,
         held_out=held_out,
-        captions=told.arms,
+        captions={name: [*told.arms[name], *told.held_out[name]] for name in names},
         samples=samples,
         scores=scores,
         intervals=intervals,

@@ -12,6 +12,9 @@ from captune.report.wording import Column, columns_of, duration, listed, size
 from captune.types import BASE
 
 
+DIFFUSERS_ALONE = ".diffusers."  # in the names of files that other tools do not read
+
+
 @dataclass(frozen=True)
 class Exported:
     """A file for other tools."""
@@ -38,12 +41,23 @@ def exports(story: Story) -> list[Exported]:
     found = []
     for column in columns_of(story):
         for path in story.exports.get(column.name, []):
-            tools = "diffusers" if ".peft." in path.name else "ComfyUI, AUTOMATIC1111, Forge, diffusers"
-            sha256 = runs.sha256_of(path)[:12]
-            found.append(
-                Exported(column, path.name, relative(story, path.parent), size(path.stat().st_size), sha256, tools)
-            )
+            tools = "ComfyUI, AUTOMATIC1111, Forge, sd-scripts, diffusers"
+            if path.is_dir():
+                tools = "diffusers, as a whole model"
+            elif DIFFUSERS_ALONE in path.name:
+                tools = "diffusers"
+            count, sha256 = weighed(path)
+            found.append(Exported(column, path.name, relative(story, path.parent), size(count), sha256[:12], tools))
     return found
+
+
+def weighed(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 of an exported file, or of a folder's files together."""
+    if path.is_file():
+        return path.stat().st_size, runs.sha256_of(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    hashes = {p.relative_to(path).as_posix(): runs.sha256_of(p) for p in files}
+    return sum(p.stat().st_size for p in files), runs.fingerprint(hashes)
 
 
 def uses(story: Story) -> list[Use]:
@@ -51,7 +65,8 @@ def uses(story: Story) -> list[Use]:
     files = [path for paths in story.exports.values() for path in paths]
     if not files:
         return []
-    kohya = next((path for path in files if ".peft." not in path.name), None)
+    files = [path for path in files if path.is_file()] or files
+    kohya = next((path for path in files if path.is_file() and DIFFUSERS_ALONE not in path.name), None)
     found = []
     if kohya is not None:
         found += [
@@ -63,6 +78,9 @@ def uses(story: Story) -> list[Use]:
             ),
         ]
     path = kohya or files[0]
+    if path.is_dir():
+        code = f'DiffusionPipeline.from_pretrained("{_run(story)}/{relative(story, path)}")'
+        return [*found, Use("diffusers", "Load it as a model:", code)]
     folder = f"{_run(story)}/{relative(story, path.parent)}"
     code = f'pipe.load_lora_weights("{folder}", weight_name="{path.name}")'
     return [*found, Use("diffusers", "Load it into the pipeline:", code)]

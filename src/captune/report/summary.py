@@ -76,7 +76,8 @@ def _tokens(story: Story, arm: str) -> dict[str, float]:
 
 
 def _file(path: Any) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": runs.sha256_of(path)}
+    count, sha256 = provenance.weighed(path)
+    return {"file": path.name, "bytes": count, "sha256": sha256}
 
 
 def _timings(story: Story) -> dict[str, Any]:
