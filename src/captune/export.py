@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import captune
 from captune import adapters, exporters
 from captune.errors import DataError
 from captune.exporters import LoraFile, LoraModule, PipelineLoader, readback
+from captune.exporters.lycoris import as_lora
 from captune.importers.lora import read_lora
 from captune.progress import Progress
 from captune.recipe import ExportSection
@@ -100,13 +102,22 @@ def lora_file(path: Path, facts: Mapping[str, str], cover: bytes | None = None) 
     """An adapter file of ours as the exporters take it, its module names in the spelling that checkpoints use."""
     tensors, spec, header = adapters.read(path)
     family = header.get("family", "sd")
+    if spec.kind == "dora":
+        raise DataError(
+            f"{path} is a DoRA, of which no file for other tools is written: they differ in what its magnitude scales; "
+            "set export.formats = []"
+        )
+    kernels = json.loads(header.get("kernels", "{}"))
     modules = []
-    for key in sorted(k for k in tensors if k.endswith(".lora_A.weight")):
-        component, name = key.removesuffix(".lora_A.weight").split(".", 1)
+    for place, own in adapters.by_module(tensors).items():
+        component, name = place.split(".", 1)
         clip = component == "text_encoder" or (component, family) == ("text_encoder_2", "sdxl")
         if clip and not name.startswith(("text_model.", "text_projection")):
             name = f"text_model.{name}"  # transformers 5 dropped this level in memory; every file still has it
-        up = tensors[key.replace(".lora_A.", ".lora_B.")]
-        modules.append(LoraModule(component, name, tensors[key], up, spec.alpha))
+        if spec.kind == "lora":
+            down, up = own["lora_A.weight"], own["lora_B.weight"]
+        else:
+            down, up = as_lora(own, tuple(kernels.get(place, ())))
+        modules.append(LoraModule(component, name, down, up, spec.alpha * len(down) / spec.rank))
     told = {**facts, "objective": header.get("objective", "epsilon")}
     return LoraFile(family, tuple(modules), told, header.get("version", ""), cover)

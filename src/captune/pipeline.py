@@ -18,10 +18,11 @@ from captune.families import Family
 from captune.parts import unknown
 from captune.prepare import hold_out, prepare_images
 from captune.progress import Progress
-from captune.recipe import ArmSection, BaseSection, Recipe, as_toml
+from captune.recipe import ArmSection, BaseSection, Recipe, TrainSection, as_toml
 from captune.report import Story, write_report
 from captune.runs import RunFolder, StageFolder, sha256_of
 from captune.tokens import Length, Tokens
+from captune.train import optimizers
 from captune.types import BASE, Adapter, Caption, CrossLoss, Example, Failure, Sample
 
 if TYPE_CHECKING:
@@ -99,10 +100,25 @@ def check(recipe: Recipe) -> None:
     for arm in recipe.arm:
         if arm.captioner is not None:
             collect(f"arm {arm.name}", lambda section=arm.captioner: captioners.check(section))  # type: ignore[misc]
+    for section in dict.fromkeys(["train", *(arm.name for arm in recipe.arm if arm.train)]):
+        trained = _trained_as(recipe, section)
+        place = section if section == "train" else f"arm {section}"
+        collect(place, lambda trained=trained: optimizers.check(trained))  # type: ignore[misc]
+        if trained.kind == "dora" and recipe.export.formats:
+            problems.append(
+                f'{place}: kind = "dora" has no file for other tools, which differ in what DoRA\'s magnitude '
+                "scales; set export.formats = []"
+            )
     if len(problems) == 1:
         raise RecipeError(problems[0])
     if problems:
         raise RecipeError("\n  ".join([f"the recipe has {len(problems)} problems:", *problems]))
+
+
+def _trained_as(recipe: Recipe, arm: str) -> TrainSection:
+    """How an arm is trained, as its pictures are drawn and judged too; what is no arm's is as [train] says."""
+    found = next((a for a in recipe.arm if a.name == arm), None)
+    return recipe.train if found is None else recipe.train_of(found, recipe.training_seeds[0])
 
 
 def _refused(recipe: Recipe) -> list[str]:
@@ -140,7 +156,7 @@ class _Run:
         # number format and device shape every weight and picture: a change of them makes those stages anew
         self.base = runs.fingerprint([identity, base.family, base.variant, base.precision, base.device])
         self.family: Callable[[], Family] = cache(self._load_family)
-        self.tokens: Callable[[], Tokens] = cache(lambda: Tokens.load(base))
+        self.tokens: Callable[[], Tokens] = cache(lambda: Tokens.load(base, recipe.train.caption_chunks))
         self.multiple = families.FACTS[base.family].multiple
         self.failures: list[Failure] = []
 
@@ -190,7 +206,9 @@ class _Run:
 
     def _measured(self, arm: str, said: Sequence[Caption]) -> dict[str, Length]:
         stage = self.folder.arm(arm, "tokens")
-        return measure_captions(arm, said, self.tokens, self.base, stage, self.progress)
+        chunks = _trained_as(self.recipe, arm).caption_chunks
+        base = self.base if chunks == 1 else runs.fingerprint([self.base, chunks])
+        return measure_captions(arm, said, lambda: Tokens.load(self.recipe.base, chunks), base, stage, self.progress)
 
     def regularization(self) -> tuple[list[Example], list[Caption]]:
         from captune.sample import draw_regularization
@@ -216,6 +234,7 @@ class _Run:
             self.family,
             stage,
             self.progress,
+            self.recipe.train,
         )
 
     def latents(self, examples: Sequence[Example]) -> Callable[[], Latents]:
@@ -240,14 +259,14 @@ class _Run:
         from captune.sample import draw_progress
         from captune.train.diffusion import train_lora
 
-        sampling = self.recipe.sample
+        sampling, section = self.recipe.sample, self.recipe.train_of(arm, seed)
         pictures = self.folder.training(arm.name, seed, "progress").path
 
         def after_epoch(adapter: Adapter) -> None:
-            draw_progress(sampling, self.recipe.prompts, adapter, self.family(), pictures)
+            draw_progress(sampling, self.recipe.prompts, adapter, self.family(), pictures, section)
 
         return train_lora(
-            self.recipe.train_of(arm, seed),
+            section,
             arm.name,
             self.base,
             examples,
@@ -270,7 +289,10 @@ class _Run:
         title = f"sample {self._called(arm, adapter.training_seed if adapter else None)}"
         where = stage or (self._of(adapter, "sample") if adapter else self.folder.stage("base/sample"))
         section, prompts = self.recipe.sample, self.recipe.prompts
-        return sample_arm(section, prompts, arm, self.base, adapter, self.family, where, self.progress, title=title)
+        how = _trained_as(self.recipe, arm)
+        return sample_arm(
+            section, prompts, arm, self.base, adapter, self.family, where, self.progress, title=title, trained_as=how
+        )
 
     def reproduce(self, arm: str, said: Sequence[Caption], adapter: Adapter | None) -> list[Sample]:
         """Every training picture asked back by its own caption, with the arm's adapter or without any."""
@@ -291,6 +313,7 @@ class _Run:
             self.progress,
             title=f"ask back {who}",
             of=[caption.example_id for caption in said],
+            trained_as=_trained_as(self.recipe, arm if adapter else BASE),
         )
 
     def export(
@@ -445,6 +468,7 @@ def _judge(
             this.folder.stage("denoising"),
             this.progress,
             held_out=bool(held_out),
+            trained_as={name: _trained_as(recipe, name) for name in [*names, BASE]},
         )
         scores = [*scores, *denoising.as_scores(losses, recipe.base.model)]
         facts = {**facts, denoising.METRIC: denoising.facts(recipe.base.model, held_out=bool(held_out))}

@@ -4,40 +4,68 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captune import captioners, captions, images, weights
 from captune.caption import told_cuts
-from captune.errors import CaptuneError, DataError
+from captune.errors import CaptuneError, DataError, ModelError
 from captune.families import FACTS
 from captune.pipeline import check
 from captune.prepare import buckets, held_out_names, scan
 from captune.prepare.scan import Picture
-from captune.recipe import ArmSection, Recipe
+from captune.recipe import ArmSection, Recipe, TrainSection
 from captune.tokens import Tokens
-from captune.train.plan import Steps, count_steps
+from captune.train.optimizers import lr_factor
+from captune.train.plan import Size, Steps, check_shares, count_steps
 from captune.types import BASE, Caption, Example
 
+if TYPE_CHECKING:
+    from captune.train.estimate import Needs
 
-def plan(recipe: Recipe) -> dict[str, Any]:
-    """What running the recipe would do; writes nothing and loads no weights. A DataError tells what cannot work."""
+
+POINTS = 11  # of the learning rate's curve
+PNG_BYTES = 2.0  # of a pixel in a photograph's PNG, about
+
+
+def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
+    """What running the recipe would do; writes nothing and loads no weights. A DataError tells what cannot work.
+
+    Steps are exact, whatever the number of processes, which share a step's pictures; disk and memory are estimates.
+    """
     check(recipe)
+    check_shares(recipe.train.batch_size * recipe.train.gradient_accumulation, processes)
     found = scan(recipe.dataset.path, recipe.dataset.repeats)
     warnings = [f"{s.file} is skipped: {s.reason}" for s in found.skipped] + list(found.warnings)
     sizes = buckets.allowed_sizes(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
-    visits: Counter[tuple[int, int]] = Counter()
+    visits: Counter[Size] = Counter()
+    prepared: list[Size] = []
     held = held_out_names([p.id for p in found.pictures], recipe.study.held_out)
     for picture in found.pictures:
-        if picture.id in held:
-            continue
         header = images.read_header(picture.path)
-        visits[buckets.nearest_bucket(header.width, header.height, sizes)] += picture.repeats
+        size = buckets.nearest_bucket(header.width, header.height, sizes)
+        prepared.append(size)
+        if picture.id not in held:
+            visits[size] += picture.repeats
+    if recipe.train.masked_loss or any(arm.train.get("masked_loss") for arm in recipe.arm):
+        masks = sum(images.mask_file(picture.path).is_file() for picture in found.pictures)
+        stop = "the run would stop: " if not masks else ""
+        warnings.append(f"{stop}{masks} of {len(found.pictures)} pictures have a mask beside them (train.masked_loss)")
     regularization = _regularization(recipe, visits)
-    length = _steps(recipe, visits)
+    length = _steps(recipe.train, visits)
     said: dict[str, list[str]] = {}
-    arms = [_arm(recipe, arm, said, list(found.pictures), warnings) for arm in recipe.arm]
+    read: set[Path] = set()
+    arms = [_arm(recipe, arm, said, list(found.pictures), read, warnings) for arm in recipe.arm]
+    arms = [_with_own_length(recipe, arm, told, visits) for arm, told in zip(recipe.arm, arms, strict=True)]
+    unread = _unread(found.pictures, read)
+    if unread:
+        warnings.append(f"caption files that no arm reads: {captions.some([path.name for path in unread])}")
     warnings += _about_prompts(recipe, said)
+    if recipe.train.stop_after is not None:
+        warnings.append("train.stop_after may end the training before all of these steps")
     trainings = len(recipe.arm) * len(recipe.training_seeds)
+    pictures = _pictures(recipe, len(found.pictures) - recipe.study.held_out, trainings)
+    progress = _progress_pictures(recipe, length)
+    needs = _needs(recipe, max(visits, key=lambda size: size[0] * size[1]), warnings)
     return {
         "name": recipe.name,
         "base": recipe.base.model,
@@ -50,21 +78,25 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         "epochs": length.epochs,
         "total_steps": length.total_steps,
         "arithmetic": length.arithmetic,
+        "processes": processes,
+        "learning_rate": _learning_rate(recipe.train, length),
         "arms": arms,
         "held_out": recipe.study.held_out,
         "training_seeds": recipe.training_seeds,
         "trainings": trainings,
-        "pictures_to_draw": _pictures(recipe, len(found.pictures) - recipe.study.held_out, trainings),
-        "progress_pictures": _progress_pictures(recipe, length),
+        "caption_files": {"read": len(read), "not_read": [str(path) for path in unread]},
+        "pictures_to_draw": pictures,
+        "progress_pictures": progress,
         "metrics": recipe.judging.measured,
         "primary": recipe.primary,
         "exports": [f"{recipe.name}-{arm.name} ({name})" for arm in recipe.arm for name in recipe.export.formats],
         "drawn_without_lora": BASE,
+        **(_estimates(recipe, needs, prepared, length, pictures + progress, processes) if needs else {}),
         "warnings": warnings,
     }
 
 
-def _regularization(recipe: Recipe, visits: Counter[tuple[int, int]]) -> int:
+def _regularization(recipe: Recipe, visits: Counter[Size]) -> int:
     """Add the regularization images to the visits; returns how many there are."""
     section = recipe.regularization
     if section.path is not None:
@@ -79,9 +111,85 @@ def _regularization(recipe: Recipe, visits: Counter[tuple[int, int]]) -> int:
     return section.count
 
 
-def _steps(recipe: Recipe, visits: Counter[tuple[int, int]]) -> Steps:
-    train = recipe.train
+def _steps(train: TrainSection, visits: Counter[Size]) -> Steps:
     return count_steps(visits, train.batch_size, train.gradient_accumulation, epochs=train.epochs, steps=train.steps)
+
+
+def _with_own_length(recipe: Recipe, arm: ArmSection, told: dict[str, Any], visits: Counter[Size]) -> dict[str, Any]:
+    """An arm with settings of its own has steps of its own."""
+    if not arm.train:
+        return told
+    length = _steps(recipe.train_of(arm, recipe.train.seed), visits)
+    return {**told, "train": arm.train, "total_steps": length.total_steps, "arithmetic": length.arithmetic}
+
+
+def _learning_rate(train: TrainSection, length: Steps) -> list[dict[str, float]]:
+    """The learning rate of some steps, first and last among them."""
+    last = length.total_steps - 1
+    steps = sorted({round(last * i / (POINTS - 1)) for i in range(POINTS)})
+    return [
+        {"step": step + 1, "learning_rate": train.learning_rate * lr_factor(train, step, length.total_steps)}
+        for step in steps
+    ]
+
+
+def _needs(recipe: Recipe, largest: Size, warnings: list[str]) -> Needs | None:
+    """What the training needs by the base's configuration, if that can be read."""
+    from captune.train import estimate
+
+    try:
+        return estimate.measure(recipe.base, recipe.train, *largest)
+    except ModelError as error:
+        reason = str(error)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"disk and memory are not estimated: the base's configuration cannot be read ({error})"
+    if reason not in warnings:
+        warnings.append(reason)
+    return None
+
+
+def _estimates(
+    recipe: Recipe, needs: Needs, prepared: list[Size], length: Steps, drawn: int, processes: int
+) -> dict[str, Any]:
+    """Files to come with their sizes, and peak memory; in MiB, and estimates but for the LoRAs."""
+    from captune.train import estimate
+
+    train, trainings = recipe.train, len(recipe.arm) * len(recipe.training_seeds)
+    every_epochs, every_steps = train.save_every_epochs, train.save_every_steps
+    kept = (length.epochs // every_epochs if every_epochs else 0) + (
+        length.total_steps // every_steps if every_steps else 0
+    )
+    kept = min(kept, train.keep_last or kept) + (train.stop_after is not None)
+    stored = 4 if recipe.export.precision == "fp32" else 2
+    pixels = [w * h for w, h in prepared]
+    side = recipe.sample.width or recipe.dataset.resolution, recipe.sample.height or recipe.dataset.resolution
+    latents = sum(estimate.latent_numbers(recipe.base, w, h) for w, h in prepared)
+    sizes = {
+        "lora": 4 * needs.lora * trainings,
+        "lora_on_the_way": 4 * needs.lora * kept * trainings,
+        "checkpoint_while_training": 4 * needs.lora * (3 + bool(train.ema)),
+        "exports": sum(
+            stored * (sum(needs.weights.values()) if name == "merged" else needs.lora) for name in recipe.export.formats
+        )
+        * trainings,
+        "prepared_pictures": sum(pixels) * PNG_BYTES,
+        "latents": 4 * latents * (2 if train.flip else 1),
+        "pictures_drawn": drawn * side[0] * side[1] * PNG_BYTES,
+    }
+    mib = {name: round(size / 2**20, 2) for name, size in sizes.items()}
+    return {
+        "lora_weights": needs.lora,
+        "lora_files": {"each_mib": round(4 * needs.lora / 2**20, 2), "on_the_way": kept * trainings},
+        "disk_mib": {"in_all": round(sum(mib.values()), 1), **mib},
+        "memory": estimate.memory(needs, recipe.base, train, processes),
+    }
+
+
+def _unread(pictures: list[Picture], read: set[Path]) -> list[Path]:
+    """The caption files beside the pictures that no arm reads."""
+    folders = {picture.path.parent for picture in pictures}
+    lying = [p for folder in folders for p in folder.iterdir() if p.suffix in captions.KNOWN_EXTENSIONS]
+    return sorted(p for p in lying if p not in read and not p.name.startswith("."))
 
 
 def _pictures(recipe: Recipe, trained_on: int, trainings: int) -> int:
@@ -119,7 +227,12 @@ def _progress_pictures(recipe: Recipe, length: Steps) -> int:
 
 
 def _arm(
-    recipe: Recipe, arm: ArmSection, said: dict[str, list[str]], found: list[Picture], warnings: list[str]
+    recipe: Recipe,
+    arm: ArmSection,
+    said: dict[str, list[str]],
+    found: list[Picture],
+    read: set[Path],
+    warnings: list[str],
 ) -> dict[str, Any]:
     """How many captions the arm has already; for a person's captions, their length in the base's tokens too."""
     told: dict[str, Any] = {"name": arm.name, "captions": arm.source}
@@ -139,12 +252,19 @@ def _arm(
             reader.sources([_as_example(picture) for picture in found])
         except DataError as error:
             warnings.append(f"arm {arm.name}: {error}; the run would stop there")
+    if texts:
+        sources = reader.sources([_as_example(picture) for picture in found if picture.id in texts])
+        read |= {Path(file) for file in sources.hashes}
+        warnings += [f"arm {arm.name}: {line}" for line in sources.warnings]
     dataset, trigger = recipe.dataset, arm.captioner.trigger
     full = {
         name: captions.with_trigger_word(text, dataset.trigger_word, dataset.class_word, trigger)
         for name, text in texts.items()
     }
     said[arm.name] = list(full.values())
+    warnings += [
+        f"arm {arm.name}: {line}" for line in captions.option_warnings(recipe.train_of(arm, 0), said[arm.name])
+    ]
     return {**told, "captioned": len(texts), "to_write": 0, **_token_lengths(recipe, arm, full, warnings)}
 
 
@@ -160,7 +280,7 @@ def _token_lengths(recipe: Recipe, arm: ArmSection, texts: dict[str, str], warni
     try:
         if not Path(weights.locate(recipe.base.model, recipe.base.family)).is_dir():
             return {}  # a hub's model: asking for it would be a download
-        tokens = Tokens.load(recipe.base)
+        tokens = Tokens.load(recipe.base, recipe.train_of(arm, 0).caption_chunks)
     except CaptuneError as error:
         if str(error) not in warnings:
             warnings.append(str(error))

@@ -28,6 +28,7 @@ STAGES = LAYERS[2]
 # What `captune --help`, a recipe's errors and a plan need: quick without torch, and so must all be that they import.
 WITHOUT_TORCH = (
     *("captune.__main__", "captune.cli", "captune.console", "captune.doctor", "captune.planning", "captune.train.plan"),
+    "captune.train.optimizers",
     *("captune.recipe", "captune.types", "captune.errors", "captune.parts", "captune.progress", "captune.runs"),
     *("captune.captions", "captune.images", "captune.weights", "captune.prepare", "captune.captioners"),
     *("captune.metrics", "captune.engines"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from captune import pipeline, recipe
 from captune.progress import Silent
 from captune.runs import RunFolder
-from tests import tiny_base
+from tests import tiny_base, tiny_flux
 
 SOURCE = Path(__file__).parents[2] / "src"
 RECIPE = """
@@ -168,3 +169,78 @@ GOLDEN = {
 def test_losses_are_what_they_were(made: Path, unbroken: Path) -> None:
     kind = (made / "kind").read_text()
     assert losses(unbroken)[:4] == pytest.approx(GOLDEN[kind], rel=1e-4)
+
+
+EVERYTHING = """
+dataset = {{ path = "{photos}", trigger_word = "zorblax", class_word = "ball", resolution = 16, repeats = 2 }}
+base = {{ family = "{family}", model = "{base}", device = "cpu", precision = "fp32" }}
+study = {{ reproduction_seeds = [] }}
+
+[train]
+rank = 2
+alpha = 2
+targets = "all_linear"
+learning_rate = 1e-3
+text_encoder_learning_rate = 1e-3
+steps = 24
+batch_size = 2
+gradient_accumulation = 2
+flip = true
+caption_dropout = 0.2
+dropout = 0.2
+ema = 0.9
+save_every_steps = 5
+keep_last = 2
+checkpoint_every_steps = 1
+
+[[arm]]
+name = "human"
+captioner = {{ name = "sidecar" }}
+"""
+
+
+@pytest.fixture(scope="module", params=["sd", "flux"])
+def with_everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with text-encoder LoRA, flip, both dropouts, accumulation and moving average."""
+    folder = tmp_path_factory.mktemp(request.param)
+    base = (tiny_base.write_tiny_base if request.param == "sd" else tiny_flux.write)(folder / "base")
+    photos = tiny_base.write_photos(folder / "photos")
+    (folder / "recipe.toml").write_text(EVERYTHING.format(photos=photos, base=base, family=request.param))
+    return folder
+
+
+def kill_once(command: list[str], folder: Path, chance: random.Random, *, saving: bool) -> bool:
+    """Start the run and kill it after its next step, at a random moment or in the middle of a save; whether it lived."""
+    train = folder / "arms" / "human" / "seed-0" / "train"
+    rows = train / "losses.jsonl"
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = rows.read_text().count("\n") if rows.exists() else 0
+    while process.poll() is None and not (rows.exists() and rows.read_text().count("\n") > before):
+        time.sleep(0.001)
+    if not saving:
+        time.sleep(chance.uniform(0, 0.1))
+    while saving and process.poll() is None and not list(train.glob(".checkpoint.pt.*.part")):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_again_and_again_with_every_option_it_ends_with_the_same_bytes(
+    with_everything: Path, kills: int
+) -> None:
+    steps = f"train.steps={12 * kills}"
+    whole, broken = with_everything / f"whole-{kills}", with_everything / f"broken-{kills}"
+    chosen = recipe.read(with_everything / "recipe.toml", [steps])
+    pipeline.run(chosen, RunFolder(whole), Silent(), upto="train")
+    command = [sys.executable, "-m", "captune", "train", str(with_everything / "recipe.toml"), "--out", str(broken)]
+    chance = random.Random(kills)
+    done = [kill_once([*command, "--set", steps], broken, chance, saving=i % 2 == 0) for i in range(kills)]
+    assert all(done), "the run was over before it could be killed"
+    pipeline.run(chosen, RunFolder(broken), Silent(), upto="train")
+    assert adapter(broken) == adapter(whole)
+    assert losses(broken) == losses(whole)
+    kept = [{p.name: p.read_bytes() for p in run.rglob("step-*.safetensors")} for run in (whole, broken)]
+    assert kept[0] == kept[1] and len(kept[0]) == 2

@@ -11,7 +11,6 @@ from captune.report.story import Story
 from captune.report.wording import Column, columns_of, duration, listed, size
 from captune.types import BASE
 
-
 DIFFUSERS_ALONE = ".diffusers."  # in the names of files that other tools do not read
 
 

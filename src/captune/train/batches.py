@@ -43,3 +43,14 @@ def epoch_steps(
     """The optimizer steps of one epoch, each a list of up to `accumulation` batches."""
     batches = epoch_batches(examples, epoch, batch_size, seed)
     return [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+
+
+def share_of(step: Sequence[Batch], rank: int, size: int) -> list[Batch]:
+    """What one of `size` processes does of a step: the step's visits are dealt in turn, so shares differ by one at most."""
+    shares, dealt = [], 0
+    for batch in step:
+        own = tuple(visit for place, visit in enumerate(batch, dealt) if place % size == rank)
+        dealt += len(batch)
+        if own:
+            shares.append(own)
+    return shares

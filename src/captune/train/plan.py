@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from captune.errors import RecipeError
+
 Size = tuple[int, int]
 
 
@@ -44,3 +46,12 @@ def count_steps(
         else f" per epoch; x {rounds} = {total} steps"
     )
     return Steps(batches, per_epoch, rounds, total, text)
+
+
+def check_shares(pictures_per_step: int, processes: int) -> None:
+    """Raise a RecipeError where some of the processes would have no picture of a step to compute."""
+    if pictures_per_step < processes:
+        raise RecipeError(
+            f"train.batch_size x train.gradient_accumulation = {pictures_per_step} is fewer pictures a step than "
+            f"{processes} processes: set train.batch_size = {processes} or more, or use fewer processes"
+        )
