@@ -6,6 +6,7 @@ Heavy imports wait until they are needed, so that help and a recipe's errors com
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -47,6 +48,10 @@ Settings = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> if not given.")]
 Device = Annotated[str | None, typer.Option("--device", help="Like --set base.device=...: cpu, cuda, cuda:1, mps.")]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", min=1, help="Train with so many processes, one GPU each; leave out under a launcher."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
 
@@ -95,9 +100,20 @@ def _run_until(upto: str | None) -> Callable[..., None]:
     """The command that runs a recipe's story up to a stage, or to its end."""
 
     def command(
-        recipe: RecipeFile, settings: Settings = None, out: Out = None, device: Device = None, as_json: AsJson = False
+        recipe: RecipeFile,
+        settings: Settings = None,
+        out: Out = None,
+        device: Device = None,
+        processes: Processes = 1,
+        as_json: AsJson = False,
     ) -> None:
         with console.told() as running:
+            if "RANK" in os.environ:  # a launcher started several of this command
+                from captune.train import crew
+
+                if crew.follows():
+                    crew.serve()
+                    return
             chosen = _read(recipe, settings, device)
             from captune import pipeline, runs
 
@@ -105,7 +121,7 @@ def _run_until(upto: str | None) -> Callable[..., None]:
             folder.check_writable()
             running.log = folder.path / "error.log"
             with console.shown() as progress:
-                outcome = pipeline.run(chosen, folder, progress, upto=upto, command=_typed())
+                outcome = pipeline.run(chosen, folder, progress, upto=upto, command=_typed(), processes=processes)
             _show(outcome, folder.path, as_json)
             if outcome.failures:
                 raise typer.Exit(1)
@@ -138,13 +154,19 @@ def demo(
 
 
 @app.command(rich_help_panel=STORY)
-def plan(recipe: RecipeFile, settings: Settings = None, device: Device = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    device: Device = None,
+    processes: Processes = 1,
+    as_json: AsJson = False,
+) -> None:
     """Say what a recipe will do, and change nothing."""
     with console.told():
         chosen = _read(recipe, settings, device)
         from captune import planning
 
-        values = planning.plan(chosen)
+        values = planning.plan(chosen, processes)
         if as_json:
             console.print_json(values)
             return
@@ -223,7 +245,7 @@ def export_lora(
 ) -> None:
     """Write the LoRA files that other tools load: of a recipe's run, or from a LoRA file of any tool."""
     if source.suffix != ".safetensors":
-        _run_until("export")(source, settings, out, device, as_json)
+        _run_until("export")(source, settings, out, device, as_json=as_json)
         return
     with console.told(), console.shown() as progress:
         from captune import pipeline

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ from captune.types import BASE, Adapter, Caption, CrossLoss, Example, Failure, S
 
 if TYPE_CHECKING:
     from captune.train.cache import Latents
+    from captune.train.crew import Crew
+    from captune.train.loop import Watch
 
 STAGES = ("prepare", "caption", "train", "sample", "evaluate", "export", "report")
 
@@ -43,19 +46,26 @@ class Outcome:
 
 
 def run(
-    recipe: Recipe, folder: RunFolder, progress: Progress, *, upto: str | None = None, command: str = ""
+    recipe: Recipe,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    upto: str | None = None,
+    command: str = "",
+    processes: int = 1,
 ) -> Outcome:
     """Run a recipe up to and including a stage (all of them if not given), skipping what is done already.
 
-    `command` is what a person typed, for the report.
+    `command` is what a person typed, for the report. `processes` train together, to the result of one.
     """
     if upto is not None and upto not in STAGES:
         raise unknown("stage", upto, STAGES)
     check(recipe)
     before = _manifests(folder)
     runs.write_text(folder.recipe, as_toml(recipe))
-    this = _Run(recipe, folder, progress, command)
-    verdict, report = _run_stages(this, upto or STAGES[-1])
+    with ExitStack() as running:
+        this = _Run(recipe, folder, progress, command, _gathering(recipe, processes, running))
+        verdict, report = _run_stages(this, upto or STAGES[-1])
     done = bool(before) and _manifests(folder) == before and not this.failures
     return Outcome(verdict, report, done, _summary(folder, upto), tuple(this.failures))
 
@@ -81,6 +91,22 @@ def _fresh_pipeline(base: BaseSection) -> Any:
     """The base's pipeline, loaded for being changed: in float32, but FLUX, which would take 48 GB, in bf16."""
     precision = "bf16" if base.family == "flux" else "fp32"
     return families.load(base.model_copy(update={"device": "cpu", "precision": precision})).pipeline
+
+
+def _gathering(recipe: Recipe, processes: int, running: ExitStack) -> Callable[[], Crew]:
+    """The crew that trains: gathered when first asked for, or at once where a launcher has started it."""
+
+    @cache
+    def gather() -> Crew:
+        from captune.train.crew import gathered
+
+        sections = [recipe.train_of(arm, recipe.train.seed) for arm in recipe.arm]
+        fewest = min(section.batch_size * section.gradient_accumulation for section in sections)
+        return running.enter_context(gathered(processes, recipe.base.device, fewest))
+
+    if "RANK" in os.environ:
+        gather()
+    return gather
 
 
 def check(recipe: Recipe) -> None:
@@ -149,8 +175,11 @@ class _Told:
 class _Run:
     """A recipe on its way through the stages; the base model is loaded once, when a stage first needs it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, command: str) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, progress: Progress, command: str, crew: Callable[[], Crew]
+    ) -> None:
         self.recipe, self.folder, self.progress, self.command = recipe, folder, progress, command
+        self.crew = crew
         base = recipe.base
         identity = weights.identity(base.model, base.family, base.revision)
         # number format and device shape every weight and picture: a change of them makes those stages anew
@@ -255,6 +284,7 @@ class _Run:
         said: Sequence[Caption],
         latents: Callable[[], Latents],
         stage: StageFolder | None = None,
+        watch: Watch | None = None,
     ) -> Adapter:
         from captune.sample import draw_progress
         from captune.train.diffusion import train_lora
@@ -278,7 +308,28 @@ class _Run:
             title=f"train {self._called(arm.name, seed)}",
             snapshot_every=sampling.every_epochs if stage is None else None,
             after_epoch=after_epoch,
+            watch=watch,
+            crew=self.crew,
+            base_section=self.recipe.base,
         )
+
+    def watch(
+        self,
+        arm: ArmSection,
+        seed: int,
+        held_out: Sequence[Example],
+        said: Sequence[Caption],
+        latents: Callable[[], Latents],
+    ) -> Watch | None:
+        """What train.stop_after looks at: the denoising loss of the pictures held out."""
+        from captune.evaluate.denoising import loss_now
+        from captune.train.loop import Watch
+
+        section = self.recipe.train_of(arm, seed)
+        if section.stop_after is None:
+            return None
+        made_of = [[e.id, e.sha256, c.text] for e, c in zip(held_out, said, strict=True)]
+        return Watch(lambda: loss_now(held_out, said, latents(), self.family(), section), made_of)
 
     def sample(self, arm: str, adapter: Adapter | None, stage: StageFolder | None = None) -> list[Sample]:
         """The recipe's prompts, drawn with an adapter or without any."""
@@ -386,7 +437,8 @@ def _run_stages(this: _Run, upto: str) -> tuple[str, Path | None]:
             made.samples += this.reproduce(name, said, None)
     for arm, seed in this.each_training():
         with _others_go_on(this, arm.name, seed):
-            adapter = this.train(arm, seed, [*examples, *others], [*told.arms[arm.name], *words], latents)
+            watch = this.watch(arm, seed, held_out, told.held_out[arm.name], latents)
+            adapter = this.train(arm, seed, [*examples, *others], [*told.arms[arm.name], *words], latents, watch=watch)
             if until > STAGES.index("train"):
                 drawn = this.sample(arm.name, adapter) + this.reproduce(arm.name, told.arms[arm.name], adapter)
                 made.samples += drawn
@@ -395,7 +447,9 @@ def _run_stages(this: _Run, upto: str) -> tuple[str, Path | None]:
         return "trained: " + ", ".join(str(a.path) for a in made.adapters), None
     if until == STAGES.index("sample"):
         return f"{len(made.samples)} pictures are drawn in {path}", None
-    repeated = _repeat(this, [*examples, *others], [*told.arms[this.recipe.arm[0].name], *words], latents, made)
+    arm = this.recipe.arm[0]
+    watch = this.watch(arm, this.recipe.training_seeds[0], held_out, told.held_out[arm.name], latents)
+    repeated = _repeat(this, [*examples, *others], [*told.arms[arm.name], *words], latents, made, watch)
     return _judge(this, until, examples, held_out, told, made, latents, repeated)
 
 
@@ -415,14 +469,19 @@ def _others_go_on(this: _Run, arm: str, seed: int) -> Iterator[None]:
 
 
 def _repeat(
-    this: _Run, examples: Sequence[Example], said: Sequence[Caption], latents: Callable[[], Latents], made: _Made
+    this: _Run,
+    examples: Sequence[Example],
+    said: Sequence[Caption],
+    latents: Callable[[], Latents],
+    made: _Made,
+    watch: Watch | None,
 ) -> dict[str, bool]:
     """Train and draw the first arm's first seed again, if the recipe asks for it; what is equal byte by byte."""
     arm, seed = this.recipe.arm[0], this.recipe.training_seeds[0]
     first = next((a for a in made.of(arm.name) if a.training_seed == seed), None)
     if not this.recipe.study.repeat or first is None:
         return {}
-    again = this.train(arm, seed, examples, said, latents, this.folder.stage("repeat/train"))
+    again = this.train(arm, seed, examples, said, latents, this.folder.stage("repeat/train"), watch)
     drawn = this.sample(arm.name, again, this.folder.stage("repeat/sample"))
     before = {s.item: s.path for s in made.samples if (s.arm, s.training_seed, s.of) == (arm.name, seed, "")}
     equal = all(sha256_of(s.path) == sha256_of(before[s.item]) for s in drawn)

@@ -513,6 +513,8 @@ class Recipe(Section):
         if self.train.epochs is None and self.train.steps is None:
             problems.append("train: give epochs or steps")
         problems += _arm_problems(self.arm, self.train, self.dataset.trigger_word)
+        if (self.train.stop_after or any(arm.train.get("stop_after") for arm in self.arm)) and not self.study.held_out:
+            problems.append("train.stop_after needs study.held_out, such as 2")
         if "reproduction" in self.evaluate.measured and not self.study.reproduction_seeds:
             problems.append("evaluate.metrics: reproduction needs study.reproduction_seeds, such as [0]")
         measured = self.judging.measured

@@ -178,7 +178,7 @@ def test_mistake_on_the_command_line_is_told(
 def test_command_runs_the_story_up_to_its_stage(run: Callable[..., Ended], command: str) -> None:
     seen: list[Any] = []
 
-    def story(recipe: Any, folder: Any, progress: Any, *, upto: str | None, command: str) -> Outcome:
+    def story(recipe: Any, folder: Any, progress: Any, *, upto: str | None, command: str, processes: int) -> Outcome:
         seen.append((recipe, folder.path, upto))
         return Outcome()
 

@@ -7,7 +7,8 @@ captions' and the adapters' alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 
 import torch
 
@@ -132,19 +133,41 @@ def _of_adapter(
         tensors, spec, _ = adapters.read(adapter.path)
         adapters.inject(family.components, spec, seed=0)
         adapters.set_weights(family.components, tensors)
-    schedule = family.schedule.with_zero_terminal_snr() if trained_as.zero_terminal_snr else family.schedule
     try:
-        rows = []
-        for captions_of, texts in said.items():
-            by_id = {c.example_id: c.text for c in texts}
-            for example in examples:
-                conditioning = family.encode_prompts([by_id[example.id]], Reading.of(trained_as))
-                conditioning = family.with_extents(conditioning, [Extent.of(example)])
-                loss = _loss(example.id, latents[example.id], conditioning, family, schedule)
-                rows.append(CrossLoss(arm, seed, captions_of, example.id, loss, held_out))
-        return rows
+        return [
+            CrossLoss(arm, seed, captions_of, example.id, loss, held_out)
+            for captions_of, texts in said.items()
+            for example, loss in _each(examples, texts, latents, family, trained_as)
+        ]
     finally:
         adapters.remove(family.components)
+
+
+@torch.no_grad()
+def loss_now(
+    examples: Sequence[Example],
+    said: Sequence[Caption],
+    latents: Mapping[str, torch.Tensor],
+    family: Family,
+    trained_as: TrainSection,
+) -> float:
+    """The mean loss on these examples with the adapter that the family holds now: what an early stop watches."""
+    return fmean(loss for _, loss in _each(examples, said, latents, family, trained_as))
+
+
+def _each(
+    examples: Sequence[Example],
+    said: Sequence[Caption],
+    latents: Mapping[str, torch.Tensor],
+    family: Family,
+    trained_as: TrainSection,
+) -> Iterator[tuple[Example, float]]:
+    schedule = family.schedule.with_zero_terminal_snr() if trained_as.zero_terminal_snr else family.schedule
+    by_id = {c.example_id: c.text for c in said}
+    for example in examples:
+        conditioning = family.encode_prompts([by_id[example.id]], Reading.of(trained_as))
+        conditioning = family.with_extents(conditioning, [Extent.of(example)])
+        yield example, _loss(example.id, latents[example.id], conditioning, family, schedule)
 
 
 def _loss(
