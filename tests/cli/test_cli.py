@@ -260,7 +260,7 @@ def test_unwritable_run_folder_is_told_before_any_work(run: Callable[..., Ended]
 def test_plan_prints_every_figure(run: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
     planning = ModuleType("captune.planning")
     figures = {"images": 11, "total_steps": 1200, "buckets": {"64x64": 11}, "warnings": ["a.png has no caption"]}
-    planning.plan = lambda recipe: figures  # type: ignore[attr-defined]
+    planning.plan = lambda recipe, processes: figures  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "captune.planning", planning)
     monkeypatch.setattr(captune, "planning", planning, raising=False)
     lines = run("plan", "recipe.toml").out.splitlines()

@@ -42,6 +42,8 @@ class KeyedDropout(nn.Module):
 def key_dropout(components: Mapping[str, nn.Module], share: float) -> Visits:
     """Put keyed dropout in the place of the injected layers' own; the visits that it reads are set before each forward."""
     visits = Visits()
+    if not share:
+        return visits  # a module that does nothing would still cost its call
     for component, module in components.items():
         for name, layer in adapters.lora_layers(module).items():
             held = getattr(layer, "lora_dropout", {})

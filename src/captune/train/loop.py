@@ -60,6 +60,9 @@ class Watch:
     made_of: Any = None
 
 
+LONG = 10.0  # seconds of training that a kill may cost; short epochs are not saved twice
+
+
 def best_epoch(held_out: Sequence[float]) -> int:
     """The epoch (from 1) with the lowest held-out loss, the first of equals; a loss that is not a number is no candidate."""
     return min(range(len(held_out)), key=lambda i: held_out[i] if math.isfinite(held_out[i]) else math.inf) + 1
@@ -128,7 +131,10 @@ def fit(
                             keep(run.state())
                 if run.step % loop.checkpoint_every == 0:
                     run.save()
-            run.save()  # drawing and measuring may take long: a kill meanwhile costs no more than their time
+            if (
+                run.since_save() > LONG
+            ):  # drawing and measuring may take long, too: a kill meanwhile costs no more than that
+                run.save()
             with run.result():
                 if held_out_loss:
                     run.held_out.append(crew.total(held_out_loss() if crew.leads else 0.0))
@@ -165,6 +171,7 @@ class _Run:
         self._with_gradient: list[bool] | None = None
         self._recent, self._done_here = math.nan, 0
         self._spent, self._began = state.seconds, time.perf_counter()
+        self._saved_at = self._began
 
     def state(self) -> State:
         seconds = self._spent + time.perf_counter() - self._began
@@ -279,6 +286,11 @@ class _Run:
             with atomic(self._path) as part, open(part, "wb") as file:
                 torch.save(content, file)  # a file that is full says so; given a path, torch does not
         self._saved = self.step, self.epoch
+        self._saved_at = time.perf_counter()
+
+    def since_save(self) -> float:
+        """Seconds since the last checkpoint."""
+        return time.perf_counter() - self._saved_at
 
     def _resume(self, content: dict[str, Any]) -> State:
         """The state of a checkpoint, set; without one the start."""
