@@ -113,7 +113,8 @@ def _run_until(upto: str | None) -> Callable[..., None]:
 
                 if crew.follows():
                     crew.serve()
-                    return
+                    sys.stdout.flush()
+                    os._exit(0)  # its work is over; gloo's threads sometimes abort a process that ends in the usual way
             chosen = _read(recipe, settings, device)
             from captune import pipeline, runs
 
