@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py [simulated] [trained] [--studies 1000] [--out runs/calibration]
 
-Both parts if none is named; the simulated one takes two minutes, the trained one (60 LoRAs) half an hour on two cores.
+Both parts if none is named; the simulated one takes two minutes, the trained one (60 LoRAs) an hour on two cores.
 The parts are calibration_simulated.py and calibration_trained.py beside this file.
 """
 

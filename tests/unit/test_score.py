@@ -349,6 +349,15 @@ def test_other_weights_of_the_encoder_judge_again(encoder: str, tmp_path: Path) 
     assert score._inputs(section, DATASET, samples, examples) != before
 
 
+def test_no_metrics_are_an_evaluation_too(tmp_path: Path) -> None:
+    samples, examples = study(tmp_path)
+    folder = StageFolder(tmp_path / "evaluate")
+    for _ in range(2):  # the second time finds it done
+        assert score.score_samples(EvaluateSection(metrics=[]), DATASET, samples, examples, folder, Silent()) == []
+    assert (folder.path / score.SCORES).read_text() == ""
+    assert score.read_facts(folder) == {}
+
+
 def test_scores_depend_on_everything_that_tells_samples_apart(tmp_path: Path) -> None:
     samples, examples = study(tmp_path)
     told = [score._inputs(EvaluateSection(), DATASET, samples, examples)]

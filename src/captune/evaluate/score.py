@@ -104,6 +104,8 @@ def score_samples(
     folder.begin(inputs, keep=True)
     scores: list[Score] = read_records(path, Score) if path.exists() else []
     written = _read_progress(folder)
+    if not loaded:
+        write_records(path, [])
     with progress.track("evaluate", len(loaded)) as bar:
         for name, metric in loaded.items():
             if name not in written:

@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from captune.mini.world import BACKGROUNDS, INK, PAPER, PLACES, SIZES, Pen, Rgb, Scene, Thing, block, curve, mix, oval
+from captune.mini.backgrounds import BACKGROUNDS
+from captune.mini.pen import INK, PAPER, Pen, Rgb, block, curve, mix, oval
+from captune.mini.scene import PLACES, SIZES, Scene, Thing
 
 
 @dataclass(frozen=True)
