@@ -49,8 +49,13 @@ Settings = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> if not given.")]
 Device = Annotated[str | None, typer.Option("--device", help="Like --set base.device=...: cpu, cuda, cuda:1, mps.")]
 Processes = Annotated[
-    int,
-    typer.Option("--processes", min=1, help="Train with so many processes, one GPU each; leave out under a launcher."),
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Train with so many processes, one GPU each; leave out under a launcher. Not given: one, but several for a "
+        "small base on a CPU.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
@@ -104,7 +109,7 @@ def _run_until(upto: str | None) -> Callable[..., None]:
         settings: Settings = None,
         out: Out = None,
         device: Device = None,
-        processes: Processes = 1,
+        processes: Processes = None,
         as_json: AsJson = False,
     ) -> None:
         with console.told() as running:
@@ -159,7 +164,7 @@ def plan(
     recipe: RecipeFile,
     settings: Settings = None,
     device: Device = None,
-    processes: Processes = 1,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will do, and change nothing."""
@@ -167,7 +172,7 @@ def plan(
         chosen = _read(recipe, settings, device)
         from captune import planning
 
-        values = planning.plan(chosen, processes)
+        values = planning.plan(chosen, processes or 1)
         if as_json:
             console.print_json(values)
             return

@@ -28,7 +28,7 @@ from captune.types import BASE, Adapter, Caption, CrossLoss, Example, Failure, S
 
 if TYPE_CHECKING:
     from captune.train.cache import Latents
-    from captune.train.crew import Crew
+    from captune.train.crew import Crew, Starting
     from captune.train.loop import Watch
 
 STAGES = ("prepare", "caption", "train", "sample", "evaluate", "export", "report")
@@ -52,11 +52,12 @@ def run(
     *,
     upto: str | None = None,
     command: str = "",
-    processes: int = 1,
+    processes: int | None = None,
 ) -> Outcome:
     """Run a recipe up to and including a stage (all of them if not given), skipping what is done already.
 
-    `command` is what a person typed, for the report. `processes` train together, to the result of one.
+    `command` is what a person typed, for the report. `processes` train together, to the result of one; not given: as many
+    as train fastest.
     """
     if upto is not None and upto not in STAGES:
         raise unknown("stage", upto, STAGES)
@@ -64,7 +65,7 @@ def run(
     before = _manifests(folder)
     runs.write_text(folder.recipe, as_toml(recipe))
     with ExitStack() as running:
-        this = _Run(recipe, folder, progress, command, _gathering(recipe, processes, running))
+        this = _Run(recipe, folder, progress, command, _Gathering(recipe, processes, running))
         verdict, report = _run_stages(this, upto or STAGES[-1])
     done = bool(before) and _manifests(folder) == before and not this.failures
     return Outcome(verdict, report, done, _summary(folder, upto), tuple(this.failures))
@@ -93,20 +94,35 @@ def _fresh_pipeline(base: BaseSection) -> Any:
     return families.load(base.model_copy(update={"device": "cpu", "precision": precision})).pipeline
 
 
-def _gathering(recipe: Recipe, processes: int, running: ExitStack) -> Callable[[], Crew]:
-    """The crew that trains: gathered when first asked for, or at once where a launcher has started it."""
+class _Gathering:
+    """The crew that trains, gathered when a training first asks for it; under a launcher it is there from the start."""
 
-    @cache
-    def gather() -> Crew:
+    def __init__(self, recipe: Recipe, processes: int | None, running: ExitStack) -> None:
+        self._recipe, self._asked, self._running = recipe, processes, running
+        self._sections = [recipe.train_of(arm, recipe.train.seed) for arm in recipe.arm]
+        self._ahead: tuple[int, Starting] | None = None
+        self._crew: Crew | None = None
+        if "RANK" in os.environ:
+            self()
+
+    def start_ahead(self, pictures: int) -> None:
+        """Let the others of a crew that nobody asked for start while there is still something else to do."""
+        if self._asked is not None or "RANK" in os.environ:
+            return
+        from captune.train.crew import started, worthwhile
+
+        size = worthwhile(self._recipe.base, self._sections, pictures)
+        if size > 1:
+            self._ahead = size, self._running.enter_context(started(size))
+
+    def __call__(self) -> Crew:
         from captune.train.crew import gathered
 
-        sections = [recipe.train_of(arm, recipe.train.seed) for arm in recipe.arm]
-        fewest = min(section.batch_size * section.gradient_accumulation for section in sections)
-        return running.enter_context(gathered(processes, recipe.base.device, fewest))
-
-    if "RANK" in os.environ:
-        gather()
-    return gather
+        if self._crew is None:
+            size, starting = self._ahead or (self._asked or 1, None)
+            crew = gathered(size, self._recipe.base.device, self._sections, starting)
+            self._crew = self._running.enter_context(crew)
+        return self._crew
 
 
 def check(recipe: Recipe) -> None:
@@ -175,9 +191,7 @@ class _Told:
 class _Run:
     """A recipe on its way through the stages; the base model is loaded once, when a stage first needs it."""
 
-    def __init__(
-        self, recipe: Recipe, folder: RunFolder, progress: Progress, command: str, crew: Callable[[], Crew]
-    ) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, command: str, crew: _Gathering) -> None:
         self.recipe, self.folder, self.progress, self.command = recipe, folder, progress, command
         self.crew = crew
         base = recipe.base
@@ -265,6 +279,16 @@ class _Run:
             self.progress,
             self.recipe.train,
         )
+
+    def pictures_to_train(self, examples: Sequence[Example]) -> int:
+        """How often the trainings that are not done yet look at a picture, those of regularization left out."""
+        visits, an_epoch = 0, sum(e.repeats for e in examples)
+        for arm, seed in self.each_training():
+            if not self.folder.training(arm.name, seed, "train").manifest_path.exists():
+                section = self.recipe.train_of(arm, seed)
+                a_step = section.batch_size * section.gradient_accumulation
+                visits += section.steps * a_step if section.steps else (section.epochs or 0) * an_epoch
+        return visits
 
     def latents(self, examples: Sequence[Example]) -> Callable[[], Latents]:
         """Encodes all pictures of the run once, when a training first needs them."""
@@ -425,6 +449,8 @@ def _run_stages(this: _Run, upto: str) -> tuple[str, Path | None]:
     examples, held_out = this.prepare()
     if until == STAGES.index("prepare"):
         return f"{len(examples) + len(held_out)} pictures are prepared in {path / 'prepare'}", None
+    if until >= STAGES.index("train"):
+        this.crew.start_ahead(this.pictures_to_train(examples))
     told = this.caption(examples, held_out)
     if until == STAGES.index("caption"):
         return f"{len(examples)} pictures are captioned by {len(told.arms)} arms in {path / 'arms'}", None

@@ -129,7 +129,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_be_resumed(made: Path,
             time.sleep(0.01)
         for process in Path(f"/proc/{os.getpid()}/task").rglob("children"):
             for child in process.read_text().split():
-                if "captune.train.crew" in Path(f"/proc/{child}/cmdline").read_text():
+                if "crew.serve(" in Path(f"/proc/{child}/cmdline").read_text():
                     os.kill(int(child), signal.SIGKILL)
 
     thread = threading.Thread(target=kill_the_follower)

@@ -245,7 +245,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(DataError, match=r"cannot write .*checkpoint\.pt: No space left on device; free space"):
         Run(tmp_path).go()
-    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 3
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 4
     monkeypatch.setattr(torch, "save", save)
     again = Run(tmp_path)
     again.go()

@@ -110,7 +110,6 @@ def train_lora(
         kept.drop_oldest(folder.path, section.keep_last, length.steps_per_epoch)
 
     def close_epoch(state: State) -> None:
-        folder.pause(inputs)
         if state.held_out and best_epoch(state.held_out) == state.epoch:
             store(state, folder.path / kept.BEST)
         if section.save_every_epochs and state.epoch % section.save_every_epochs == 0:
@@ -123,7 +122,9 @@ def train_lora(
     try:
         together = crew()
         with together.at_work(_follow, base_section, loop, *told, watch is not None):
-            state = _fit(together, loop, family, *told, progress, close_epoch, keep, watch)
+            state = _fit(
+                together, loop, family, *told, progress, close_epoch, keep, lambda: folder.pause(inputs), watch
+            )
         adapter = store(state, path)
         trainable = sum(p.numel() for p in adapters.parameters(family.components).values())
     finally:
@@ -141,10 +142,17 @@ def train_lora(
         training_seconds=round(state.seconds, 3),
         pictures_per_second=round(state.pictures / max(state.seconds, 1e-9), 2),
         trainable_parameters=trainable,
+        **_peak_on_gpu(family),
         **kept.facts(state, section.stop_after, length.steps_per_epoch, length.total_steps),
     )
     (folder.path / "checkpoint.pt").unlink(missing_ok=True)
     return adapter
+
+
+def _peak_on_gpu(family: Family) -> dict[str, float]:
+    if family.device.type != "cuda":
+        return {}
+    return {"peak_gpu_mib": round(torch.cuda.max_memory_allocated(family.device) / 2**20, 1)}
 
 
 def _header(section: TrainSection, family: Family, base: str) -> dict[str, str]:
@@ -173,6 +181,7 @@ def _fit(
     progress: Progress,
     after_epoch: Callable[[State], None] = lambda state: None,
     keep: Callable[[State], None] | None = None,
+    saved: Callable[[], None] = lambda: None,
     watch: Watch | None = None,
 ) -> State:
     """Put a fresh adapter into the family and train it: the same in every process of a crew, callbacks apart."""
@@ -200,6 +209,7 @@ def _fit(
             progress,
             after_epoch,
             keep=keep,
+            saved=saved,
             held_out_loss=measure if watch else None,
             crew=crew,
         )

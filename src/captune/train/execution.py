@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from captune.errors import RecipeError
 from captune.families import Family
 from captune.recipe import TrainSection
+from captune.train import low_rank
 
+# glibc's mallopt: give nothing back to the system below so many bytes, and take more at a time than is asked for
+KEEPING = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20}  # M_MMAP_THRESHOLD (its highest value), M_TRIM_THRESHOLD, M_TOP_PAD
 RECOMPILES = 64  # of one block's code, for its widths and the buckets; torch gives up, and says little, after 8
 
 
@@ -21,15 +27,27 @@ RECOMPILES = 64  # of one block's code, for its widths and the buckets; torch gi
 def executed(section: TrainSection, family: Family) -> Iterator[None]:
     """The family's modules run as the section says meanwhile, and as before afterwards."""
     denoiser = family.components[family.denoiser]
+    if family.device.type == "cpu":
+        _keep_freed_memory()
     with ExitStack() as stack:
         if section.gradient_checkpointing:
             stack.enter_context(_checkpointed(denoiser))
             if section.text_encoder_learning_rate is not None:
                 encoders = [module for name, module in family.components.items() if name != family.denoiser]
                 stack.enter_context(_layers_checkpointed(encoders))
-        if section.compile:
+        if section.compile:  # the compiler joins operations itself
             stack.enter_context(_compiled(denoiser, family.device))
+        else:
+            stack.enter_context(low_rank.joined(family.components))
         yield
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let every step use the memory of the one before: to get it from the system again costs a small model a tenth."""
+    if platform.libc_ver()[0] == "glibc":
+        for parameter, value in KEEPING.items():
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Watch:
     made_of: Any = None
 
 
-LONG = 10.0  # seconds of training that a kill may cost; short epochs are not saved twice
+LONG = 10.0  # seconds of training that a kill may cost; epochs that are shorter are not all saved
 
 
 def best_epoch(held_out: Sequence[float]) -> int:
@@ -83,13 +83,21 @@ def ema_decay(decay: float, updates: int) -> float:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Ask torch for its deterministic kernels for a while; a kernel that has none warns and runs all the same."""
+    """Ask torch for its deterministic kernels for a while; a kernel that has none warns and runs all the same.
+
+    New memory is not filled, which torch does then too and which takes a tenth of a small model's step: no operation here
+    reads what it has not written.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling: Any = torch.utils.deterministic
+    filled = filling.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        filling.fill_uninitialized_memory = filled
 
 
 def fit(
@@ -104,6 +112,7 @@ def fit(
     after_epoch: AtState,
     *,
     keep: AtState | None = None,
+    saved: Callable[[], None] = lambda: None,
     held_out_loss: Callable[[], float] | None = None,
     crew: Crew | None = None,
 ) -> State:
@@ -112,11 +121,11 @@ def fit(
     The loss of a step is the mean over all its pictures, accumulated batches and other processes' shares included, so a
     short batch weighs what its pictures weigh. `keep` runs every `loop.save_every` steps and `after_epoch` when an epoch is
     done, both while the parameters hold what the result would be (their moving average with `loop.ema`), both in the
-    leading process alone, and both again where a run is killed during them. With `held_out_loss`, measured before
-    `after_epoch`, the run stops when it has not improved for `loop.stop_after` epochs.
+    leading process alone, and both again where a run is killed during them; `saved` after each checkpoint. With
+    `held_out_loss`, measured before `after_epoch`, the run stops when it has not improved for `loop.stop_after` epochs.
     """
     crew = crew or Crew()
-    run = _Run(loop, parameters, optimizer, name_of, crew)
+    run = _Run(loop, parameters, optimizer, name_of, crew, saved)
     with deterministic(), progress.track(loop.title, loop.total_steps) as run.bar, run.rows:
         run.bar.move_to(run.step)
         while run.epoch < loop.epochs and not stops(run.held_out, loop.stop_after):
@@ -131,17 +140,17 @@ def fit(
                             keep(run.state())
                 if run.step % loop.checkpoint_every == 0:
                     run.save()
-            if (
-                run.since_save() > LONG
-            ):  # drawing and measuring may take long, too: a kill meanwhile costs no more than that
-                run.save()
+            run.save_in_time()  # drawing and measuring may take long, too: a kill meanwhile costs that alone
             with run.result():
                 if held_out_loss:
                     run.held_out.append(crew.total(held_out_loss() if crew.leads else 0.0))
                 run.epoch += 1
                 if crew.leads:
                     after_epoch(run.state())
-            run.save()
+            if held_out_loss:
+                run.save()
+            run.save_in_time()
+        run.save()
         run.take_result()
     return run.state()
 
@@ -156,8 +165,10 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         name_of: Callable[[int], str],
         crew: Crew,
+        told_saved: Callable[[], None],
     ) -> None:
         self.loop, self.parameters, self.optimizer, self.name_of, self.crew = loop, parameters, optimizer, name_of, crew
+        self._told_saved = told_saved
         self.bar: Bar
         self._weights = list(parameters.values())
         self._path = loop.folder / "checkpoint.pt"
@@ -285,12 +296,15 @@ class _Run:
             }
             with atomic(self._path) as part, open(part, "wb") as file:
                 torch.save(content, file)  # a file that is full says so; given a path, torch does not
+            self._told_saved()
         self._saved = self.step, self.epoch
         self._saved_at = time.perf_counter()
 
-    def since_save(self) -> float:
-        """Seconds since the last checkpoint."""
-        return time.perf_counter() - self._saved_at
+    def save_in_time(self) -> None:
+        """Save where the last checkpoint is long ago by the leader's clock."""
+        late = self.crew.leads and time.perf_counter() - self._saved_at > LONG
+        if self.crew.total(float(late)):
+            self.save()
 
     def _resume(self, content: dict[str, Any]) -> State:
         """The state of a checkpoint, set; without one the start."""

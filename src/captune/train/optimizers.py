@@ -98,7 +98,7 @@ def build_optimizer(section: TrainSection, parameters: Mapping[str, nn.Parameter
     if OPTIMIZERS.get(section.optimizer, Choice("")).extra == "bitsandbytes" and device != "cuda":
         raise _needs_cuda(section, f"this training is on {device}")
     if section.optimizer == "adamw":
-        arguments = {"fused": device == "cuda", **arguments}
+        arguments = {"fused": device in ("cpu", "cuda"), **arguments}
     try:
         with redirect_stdout(io.StringIO()):  # Prodigy prints
             optimizer: torch.optim.Optimizer = made(groups, **arguments)
