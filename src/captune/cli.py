@@ -32,6 +32,7 @@ app = typer.Typer(
 
 STORY, STAGE, MACHINE = "The whole story", "One stage, after the stages before it", "This machine"
 FILES = "LoRA files and other tools"
+CAPTIONS = "Captions"
 STAGES = {
     "prepare": "Bring the pictures to the size that training needs.",
     "caption": "Write every arm's captions.",
@@ -307,6 +308,57 @@ def _text_of(file: Path | None) -> str:
         return "" if file is None else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
+
+
+@app.command("score-captions", rich_help_panel=CAPTIONS)
+def score_captions(
+    candidates: Annotated[Path, typer.Option("--candidates", help="The captions to score: JSON or JSON lines.")],
+    references: Annotated[Path, typer.Option("--references", help="What they are scored against: JSON or JSON lines.")],
+    tokenizer: Annotated[str, typer.Option(help="ptb (as COCO's evaluation), simple, or none.")] = "ptb",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metrics", help="Names, with commas or repeated; all that are possible if not given."),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option("--training", help="The captioner's training captions, for novelty: JSON, lines or .txt."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The folder of the pictures, for CLIPScore.")] = None,
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="The CLIP model for CLIPScore: mini, a folder or a hub name.")
+    ] = "openai/clip-vit-base-patch32",
+    device: Annotated[str, typer.Option("--device", help="Where CLIP runs: auto, cpu, cuda, mps.")] = "auto",
+    decode: Annotated[
+        list[str] | None,
+        typer.Option("--decode", metavar="KEY=VALUE", help="How the captions were generated; kept beside the scores."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score captions against references as the literature does, with what every number rests on."""
+    with console.told():
+        from captune.metrics import captions
+        from captune.metrics.captions import files
+
+        judged = files.read_candidates(candidates)
+        asked = [name.strip() for part in metrics or () for name in part.split(",") if name.strip()]
+        scored = captions.score(
+            judged,
+            files.read_references(references),
+            asked or captions.possible(training=training is not None, images=images is not None),
+            tokenizer,
+            training=files.read_texts(training) if training is not None else (),
+            images=files.pictures_of(judged, images) if images is not None else None,
+            encoder=encoder,
+            device=device,
+            decode=files.settings(decode or ()),
+        )
+        if as_json:
+            console.print_json(scored)
+            return
+        console.print_table("caption scores", {**scored.corpus, **scored.absent})
+        console.print_table("what these scores rest on", scored.facts)
+        for warning in scored.warnings:
+            console.print_lines(f"warning: {warning}", style="yellow")
 
 
 @app.command(rich_help_panel=MACHINE)

@@ -110,7 +110,7 @@ class TrainSection(Section):
     learning_rate: float = Field(1e-4, gt=0)
     """Learning rate of the LoRA on UNet or transformer (unet_lr)."""
     optimizer: str = "adamw"
-    """adamw (fused on CUDA), adafactor (at the recipe's learning rate), prodigy, lion, schedule_free_adamw (these three:
+    """adamw (fused), adafactor (at the recipe's learning rate), prodigy, lion, schedule_free_adamw (these three:
     `captune[optimizers]`), adamw8bit, paged_adamw8bit, lion8bit (on CUDA: `captune[bitsandbytes]`), or a class as
     `module:Class`."""
     optimizer_options: dict[str, float | int | bool | str] = {}

@@ -119,7 +119,18 @@ print("heavy:", sorted(heavy & set(sys.modules)))
 def test_help_names_every_command(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     ended = captune_in(tmp_path, *arguments)
     assert ended.code == 0
-    for command in ("run", "demo", "plan", *cli.STAGES, "export", "doctor", "study", "inspect", "import"):
+    for command in (
+        "run",
+        "demo",
+        "plan",
+        *cli.STAGES,
+        "export",
+        "doctor",
+        "study",
+        "inspect",
+        "import",
+        "score-captions",
+    ):
         assert f" {command} " in ended.out
 
 

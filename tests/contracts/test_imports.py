@@ -31,7 +31,7 @@ WITHOUT_TORCH = (
     "captune.train.optimizers",
     *("captune.recipe", "captune.types", "captune.errors", "captune.parts", "captune.progress", "captune.runs"),
     *("captune.captions", "captune.images", "captune.weights", "captune.prepare", "captune.captioners"),
-    *("captune.metrics", "captune.engines"),
+    *("captune.metrics", "captune.metrics.captions", "captune.engines"),
 )
 HEAVY = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "matplotlib"})
 

@@ -14,7 +14,7 @@ from captune.cli import STAGES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = {"run", "demo", "plan", "study", "doctor", "export", "inspect", "import", *STAGES}
+COMMANDS = {"run", "demo", "plan", "study", "doctor", "export", "inspect", "import", "score-captions", *STAGES}
 
 
 def named(file: Path) -> str:
@@ -57,7 +57,7 @@ def code_in(text: str) -> list[str]:
 def test_commands_in_documents_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     known = {"captune": COMMANDS, "make": targets}
-    found = [re.match(r"(captune|make) ([a-z]+)", line) for line in code_in(document.read_text(encoding="utf-8"))]
+    found = [re.match(r"(captune|make) ([a-z][a-z-]*)", line) for line in code_in(document.read_text(encoding="utf-8"))]
     assert [match[0] for match in found if match and match[2] not in known[match[1]]] == []
 
 

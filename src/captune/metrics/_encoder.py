@@ -129,12 +129,12 @@ def _pooled(features: Any) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def load_clip(name: str, device: str) -> ClipEncoder:
-    """The encoder that a recipe's evaluate.encoder names; asked for twice, it is the same object."""
+def load_clip(name: str, device: str, field: str = "evaluate.encoder") -> ClipEncoder:
+    """The encoder that a setting names, a recipe's evaluate.encoder; asked for twice, it is the same object."""
     from transformers import CLIPModel, CLIPProcessor
 
     where = weights.locate(name, "clip")
-    model, processor = _loaded(where, f"evaluate.encoder = {name!r}", "CLIP", ("clip",), CLIPModel, CLIPProcessor)
+    model, processor = _loaded(where, f"{field} = {name!r}", "CLIP", ("clip",), CLIPModel, CLIPProcessor)
     place = device_of(device)
     return ClipEncoder(name, model.to(place), processor, place)
 
