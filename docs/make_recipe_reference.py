@@ -22,7 +22,8 @@ together, and a key that captune does not know is refused with the nearest one i
 default written out, is kept in the run folder as `recipe.toml`.
 
 Any value can be changed for one run: `captune run recipe.toml --set train.rank=16 --set arm.blip.captioner.beams=3`.
-Paths are relative to the folder one stands in. The smallest recipe:
+Paths are relative to the folder one stands in. A recipe for
+`captune tune-captioner` has a `[tune]` alone, with the keys of `arm.tune` below. The smallest recipe of a run:
 
 ```toml
 [dataset]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from captune import metrics, parts, recipe
 from captune.evaluate import compare
 from captune.evaluate.stability import stability
 from captune.metrics import MetricFacts
+from captune.metrics.captions import Scored, score
 from captune.mini import grammar, subjects, world
 from captune.report import Story
 from captune.runs import sha256_of
@@ -90,6 +91,7 @@ def drawn_story(
         adapters=adapters,
         exports={arm: [path for a in adapters[arm] for path in drawing.exported(a)] for arm in arms},
         tokens={arm: {c.example_id: _length(c.text) for c in found} for arm, found in captions.items()},
+        caption_scores=_caption_scores(captions, arms),
         matrix=_matrix(arms),
         matrix_held_out=held_out > 0,
         stability=stability(scores, told.primary),
@@ -117,11 +119,16 @@ def _recipe(
         "name": "jefpajot",
         "dataset": {"path": "photos", "trigger_word": SUBJECT, "class_word": "creature", "resolution": size},
         "train": {"steps": 60, "batch_size": 8, "learning_rate": 5e-4},
-        "study": {"training_seeds": list(training_seeds)},
+        "study": {"training_seeds": list(training_seeds), "caption_references": arms[0]},
         "sample": {"prompts": [prompt for prompt, _ in prompts], "seeds": list(range(seeds)), "every_epochs": 10},
         "evaluate": {"metrics": list(MEASURED)},
         "arm": [{"name": arm, **kinds.get(arm, {"captioner": {"name": "blip"}})} for arm in arms],
     }
+
+
+def _caption_scores(captions: Mapping[str, Sequence[Caption]], arms: Sequence[str]) -> dict[str, Scored]:
+    references = {c.example_id: [c.text] for c in captions[arms[0]]}
+    return {arm: score({c.example_id: c.text for c in captions[arm]}, references) for arm in arms[1:]}
 
 
 def _facts(name: str) -> MetricFacts:

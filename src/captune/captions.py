@@ -17,7 +17,7 @@ from captune.types import Caption
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".cap")
 METADATA = "metadata.jsonl"
-CAPTION_KEYS = ("text", "caption")
+CAPTION_KEYS = ("text", "caption", "captions")
 
 Trigger = Literal["prefix", "replace_class", "none"]
 
@@ -91,6 +91,14 @@ def _whole_word(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)
 
 
+def without_start(text: str, start: str) -> str:
+    """The text without the words that it begins with, in whatever case; unchanged where it begins otherwise."""
+    if not start or not text.lower().startswith(start.lower()):
+        return text
+    rest = text[len(start) :]
+    return rest.lstrip() if not rest or not rest[0].isalnum() else text
+
+
 def one_line(text: str) -> str:
     """The text with every run of white space, line breaks too, as one space."""
     return " ".join(text.split())
@@ -129,7 +137,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     A row's caption is its `text` or `caption`.
     """
-    captions: dict[str, str] = {}
+    return {name: texts[0] for name, texts in read_references(path, several=False).items()}
+
+
+def read_references(path: Path, *, several: bool = True) -> dict[str, list[str]]:
+    """As `read_metadata`; if `several`, a row's `text`, `caption` or `captions` may be a list of texts."""
+    captions: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
     try:
         rows = path.read_text(encoding="utf-8-sig").splitlines()
@@ -149,10 +162,14 @@ def read_metadata(path: Path) -> dict[str, str]:
             raise DataError(f"{path} names {row['file_name']!r} twice, in lines {lines[name]} and {number}; keep one")
         lines[name] = number
         said = [row[key] for key in CAPTION_KEYS if row.get(key) is not None]
-        if said and not isinstance(said[0], str):
-            raise DataError(f"{path}, line {number}: the caption must be text, not {type(said[0]).__name__}")
-        if said:
-            captions[name] = one_line(said[0])
+        if not said:
+            continue
+        texts = said[0] if several and isinstance(said[0], list) else [said[0]]
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"{path}, line {number}: the caption must be text, not {type(text).__name__}")
+        if texts:
+            captions[name] = [one_line(text) for text in texts]
     return captions
 
 

@@ -361,6 +361,72 @@ def score_captions(
             console.print_lines(f"warning: {warning}", style="yellow")
 
 
+@app.command("tune-captioner", rich_help_panel=CAPTIONS)
+def tune_captioner(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|DATASET_DIR",
+            help="A recipe with [tune], or a folder of pictures with captions.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Argument(metavar="OUTPUT_DIR", help="Where the adapter goes; runs/<name> if not given.")
+    ] = None,
+    settings: Settings = None,
+    captioner: Annotated[str | None, typer.Option(help="blip or blip2.")] = None,
+    model: Annotated[str | None, typer.Option(help="The captioner's model: mini, a folder, a hub name.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Like --set tune.rank=...; so are the options below.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Scale of the update: alpha / rank.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Share of the adapter's inputs zeroed while training.")] = None,
+    target_modules: Annotated[
+        str | None,
+        typer.Option(
+            help="text, cross_attention, vision, all_linear, or module names or patterns, with commas between."
+        ),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Also write the whole model with the LoRA in it.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Upload the adapter to this hub repository; the token is HF_TOKEN's."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a captioner on pictures that have captions, and say by intervals whether it captions new ones better."""
+    given = {
+        **{"rank": rank, "alpha": alpha, "dropout": dropout, "learning_rate": learning_rate},
+        **{"weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs, "device": device, "push": push},
+        **{"captioner.name": captioner, "captioner.model": model, "merged": merged or None},
+    }
+    with console.told() as running:
+        from captune import recipe, runs
+
+        changes = [f"tune.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+        if target_modules is not None:
+            changes.append(f"tune.targets={json.dumps(recipe.split_targets(target_modules))}")
+        chosen = recipe.tuning_of(source, [*changes, *(settings or [])])
+        from captune import tuning
+
+        folder = runs.RunFolder(output or Path("runs") / chosen.name)
+        folder.check_writable()
+        running.log = folder.path / "error.log"
+        with console.shown() as progress:
+            tuned = tuning.tune(chosen, folder.path, progress, command=_typed())
+        if as_json:
+            console.print_json(vars(tuned))
+            return
+        if tuned.already_done:
+            console.print_lines(f"nothing to do: all of this was done before, in {folder.path}")
+        console.print_lines(tuned.verdict, style="bold")
+        console.print_lines(f"adapter: {tuned.adapter}", f"report: {tuned.report}")
+
+
 @app.command(rich_help_panel=MACHINE)
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what this machine can do, and what to mend."""

@@ -68,6 +68,23 @@ def draw_photos(subject: str, folder: Path, count: int = PICTURES) -> None:
             world.draw(scene, SIDE).save(part, "PNG")
 
 
+def draw_captioned(folder: Path, count: int, style: str) -> None:
+    """`count` pictures of the world's ordinary things, each with a caption in one style of the grammar beside it (.txt)."""
+    rng = random.Random(f"captions in style {style}")
+    for index in range(count):
+        scene, path = world.random_scene(rng), folder / f"{index:02d}.png"
+        runs.write_text(path.with_suffix(".txt"), grammar.describe(scene, style, rng) + "\n")
+        with runs.atomic(path) as part:
+            world.draw(scene, 64).save(part, "PNG")
+
+
+def write_true_captions(subject: str, folder: Path, count: int, style: str) -> None:
+    """Captions in one style for the pictures that `draw_photos` draws: what a perfect captioner of that style would say."""
+    rng = random.Random(f"captions of {subject} in style {style}")
+    for index, scene in enumerate(subjects.training_scenes(subject, count)):
+        runs.write_text(folder / f"{index:02d}.txt", grammar.describe(scene, style, rng, name=subject) + "\n")
+
+
 def subject_prompts(word: str = "{trigger_word}") -> list[str]:
     """24 prompts that ask for the subject: eight backgrounds x three places."""
     return [

@@ -12,14 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune import captioners, captions, engines, exporters, families, metrics, runs, weights
+from captune import captioners, captions, engines, exporters, families, metrics, runs, tuning, weights
 from captune.caption import caption_examples, derive_captions, measure_captions
 from captune.errors import CaptuneError, RecipeError
 from captune.families import Family
 from captune.parts import unknown
 from captune.prepare import hold_out, prepare_images
 from captune.progress import Progress
-from captune.recipe import ArmSection, BaseSection, Recipe, TrainSection, as_toml
+from captune.recipe import ArmSection, BaseSection, Recipe, TrainSection, TuneRecipe, as_toml
 from captune.report import Story, write_report
 from captune.runs import RunFolder, StageFolder, sha256_of
 from captune.tokens import Length, Tokens
@@ -27,6 +27,7 @@ from captune.train import optimizers
 from captune.types import BASE, Adapter, Caption, CrossLoss, Example, Failure, Sample
 
 if TYPE_CHECKING:
+    from captune.metrics.captions import Scored
     from captune.train.cache import Latents
     from captune.train.crew import Crew, Starting
     from captune.train.loop import Watch
@@ -142,6 +143,9 @@ def check(recipe: Recipe) -> None:
     for arm in recipe.arm:
         if arm.captioner is not None:
             collect(f"arm {arm.name}", lambda section=arm.captioner: captioners.check(section))  # type: ignore[misc]
+        if arm.tune is not None:
+            tuned = _tuning(recipe, arm).tune
+            collect(f"arm {arm.name}", lambda tuned=tuned: tuning.check(tuned))  # type: ignore[misc]
     for section in dict.fromkeys(["train", *(arm.name for arm in recipe.arm if arm.train)]):
         trained = _trained_as(recipe, section)
         place = section if section == "train" else f"arm {section}"
@@ -155,6 +159,13 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(problems[0])
     if problems:
         raise RecipeError("\n  ".join([f"the recipe has {len(problems)} problems:", *problems]))
+
+
+def _tuning(recipe: Recipe, arm: ArmSection) -> TuneRecipe:
+    """The tuning of an arm's captioner, as one of its own."""
+    assert arm.tune is not None and arm.captioner is not None
+    own = {"captioner": arm.captioner, "device": recipe.base.device}
+    return TuneRecipe(name=f"{recipe.name}-{arm.name}", tune=arm.tune.model_copy(update=own))
 
 
 def _trained_as(recipe: Recipe, arm: str) -> TrainSection:
@@ -233,6 +244,11 @@ class _Run:
     def _captioned(self, arm: ArmSection, examples: Sequence[Example]) -> list[Caption]:
         engine, device = engines.load(), self.recipe.base.device
         stage = self.folder.arm(arm.name, "caption")
+        if arm.tune is not None and arm.captioner is not None:
+            place = self.folder.arm(arm.name, "tune").path
+            tuned = tuning.tune(_tuning(self.recipe, arm), place, self.progress, self.command)
+            own = arm.captioner.model_copy(update={"adapter": tuned.adapter})
+            arm = arm.model_copy(update={"captioner": own})
         return caption_examples(arm, self.recipe.dataset, examples, stage, self.progress, engine, device)
 
     def _derived(
@@ -586,6 +602,7 @@ def _judge(
         adapters={name: made.of(name) for name in names},
         exports=exports,
         tokens=told.lengths,
+        caption_scores=_score_captions(recipe, told),
         matrix=matrix(losses, section),
         matrix_held_out=bool(held_out),
         stability=stability(scores, recipe.primary),
@@ -597,6 +614,21 @@ def _judge(
         command=this.command,
     )
     return text, write_report(story, this.folder.stage("report"), this.progress)
+
+
+def _score_captions(recipe: Recipe, told: _Told) -> dict[str, Scored]:
+    """Every other arm's captions against those of the arm that study.caption_references names."""
+    from captune.metrics.captions import score
+
+    true = recipe.study.caption_references
+    if not true:
+        return {}
+    references = {c.example_id: [c.text] for c in told.arms[true]}
+    return {
+        name: score({c.example_id: c.text for c in said}, references)
+        for name, said in told.arms.items()
+        if name != true
+    }
 
 
 def _prompt_tokens(this: _Run) -> list[int]:

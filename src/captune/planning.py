@@ -236,6 +236,8 @@ def _arm(
 ) -> dict[str, Any]:
     """How many captions the arm has already; for a person's captions, their length in the base's tokens too."""
     told: dict[str, Any] = {"name": arm.name, "captions": arm.source}
+    if arm.tune is not None:
+        told["captioner_tuned_on"] = arm.tune.dataset or str(arm.tune.path)
     if arm.captioner is None:
         return {**told, "captioned": len(found), "to_write": 0}
     if arm.captioner.name != "sidecar":

@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from captune.errors import RecipeError
 from captune.parts import nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+DEFAULT_TUNE_EPOCHS = 5
 
 
 class Section(BaseModel):
@@ -282,11 +283,14 @@ class CaptionerSection(Section):
     """Who writes an arm's captions."""
 
     name: str
-    """blip (a BLIP model) or sidecar (text files beside the pictures)."""
+    """blip (a BLIP model), blip2 (a BLIP-2 model) or sidecar (text files beside the pictures)."""
     model: str = "mini"
-    """For blip: `mini` (embedded), a folder, or a hub name such as Salesforce/blip-image-captioning-large."""
+    """For blip: `mini` (embedded), a folder, or a hub name such as Salesforce/blip-image-captioning-large; for blip2: a
+    folder, or a hub name such as Salesforce/blip2-opt-2.7b."""
+    adapter: Path | None = None
+    """For blip and blip2: the folder of a LoRA that `captune tune-captioner` trained on this model."""
     prompt: str = ""
-    """For blip: how every caption begins, such as "a photography of"."""
+    """For blip: how every caption begins, such as "a photography of"; for blip2: what it is asked to go on from."""
     batch_size: int = Field(8, ge=1)
     """Pictures captioned at a time."""
     max_new_tokens: int = Field(40, ge=1)
@@ -300,6 +304,125 @@ class CaptionerSection(Section):
     trigger: Literal["prefix", "replace_class", "none"] = "prefix"
     """How the trigger word is put in where it is missing: in front ("word, caption"), in place of the class
     word, or not at all."""
+
+
+class TuneSection(Section):
+    """A LoRA for a captioner, trained on pictures that have captions already; judged on pictures kept apart."""
+
+    captioner: CaptionerSection = CaptionerSection(name="blip")
+    """Whom to tune (blip or blip2), and how it decodes before and after; within an arm, the arm's own captioner."""
+    path: Path | None = None
+    """Folder of pictures with caption files beside them, or with a metadata.jsonl; give this or dataset."""
+    extension: str = ".txt"
+    """The caption files' extension."""
+    dataset: str = ""
+    """A data set by name, such as jxie/coco_captions, or a folder that the `datasets` library reads; it is streamed, and its
+    pictures are kept on disk (`captune[datasets]`)."""
+    config: str = ""
+    """Which configuration of that data set; not given: its own default."""
+    split: str = "train"
+    """Which of that data set's splits the pictures are taken from; they are split again here."""
+    count: int | None = Field(None, ge=1)
+    """How many pictures are taken, from the beginning; of a data set by name no more than these are loaded."""
+    image_column: str = ""
+    """That data set's column of pictures; not given: the only one that holds pictures."""
+    caption_column: str = ""
+    """Its column of captions, a text or a list of texts; not given: caption, captions, text, sentences or answer."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the pictures that tells which epoch is best."""
+    test: float = Field(0.1, ge=0, lt=1)
+    """Share of the pictures that the captioner is judged on, before and after; near-duplicates stay on one side."""
+    rank: int = Field(16, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Share of the adapter's inputs that is zeroed while training."""
+    targets: str | list[str] = "text"
+    """`text` (the language model), `cross_attention` (where it looks at the picture), `vision`, `all_linear`, or patterns of
+    whole module names; a plain name such as `query` may stand for all modules that end in it."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Learning rate of the LoRA."""
+    optimizer: str = "adamw"
+    """As train.optimizer."""
+    optimizer_options: dict[str, float | int | bool | str] = {}
+    """As train.optimizer_options."""
+    weight_decay: float = Field(0.01, ge=0)
+    """A step takes learning rate x this from every weight."""
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate changes over the run."""
+    lr_warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training pictures, one of its captions each time; give epochs or steps. Neither: 5 epochs."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps in all; give epochs or steps."""
+    batch_size: int = Field(8, ge=1)
+    """Pictures per forward pass."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Batches per optimizer step."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients longer than this are scaled down to it; 0 for never."""
+    seed: int = Field(0, ge=0)
+    """Every draw is keyed by it, the split of the pictures too: equal seeds give equal files."""
+    gradient_checkpointing: bool = False
+    """Trade speed for memory: activations are computed again in the backward pass; same losses."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the frozen weights; auto: bf16 on CUDA, else fp32. The LoRA is always fp32."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """Load the frozen weights in 8 or 4 bits (on CUDA: `captune[bitsandbytes]`)."""
+    device: str = "auto"
+    """auto (CUDA, then Apple's MPS, then CPU), cpu, cuda, cuda:1, mps; within an arm, base.device."""
+    watch: Literal["loss", "cider"] = "loss"
+    """What tells the best epoch on the validation pictures: the loss of their captions, or CIDEr of what is generated."""
+    stop_after: int | None = Field(None, ge=1)
+    """Stop when that has not improved for so many epochs."""
+    checkpoint_every_steps: int = Field(100, ge=1)
+    """How often the whole state is saved, so that a killed run continues."""
+    metrics: list[str] = ["bleu", "rouge_l", "cider", "length", "vocabulary", "endings", "repetition", "novelty"]
+    """What the test captions are scored by, as in `captune score-captions`; cider, which decides, is needed."""
+    samples: int = Field(2, ge=0)
+    """How many pictures are captioned after every epoch, to see the training's progress."""
+    merged: bool = False
+    """Also write the whole model with the LoRA in it."""
+    push: str = ""
+    """A hub repository (owner/name) that the adapter is uploaded to; the token is taken from HF_TOKEN alone."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TuneSection:
+        problems = []
+        if (self.path is None) == (not self.dataset):
+            problems.append("give path (a folder of pictures with captions) or dataset (a name), one of them")
+        if self.epochs is not None and self.steps is not None:
+            problems.append("give epochs or steps, not both")
+        if self.validation + self.test >= 1:
+            problems.append(f"validation = {self.validation} and test = {self.test} leave no pictures to train on")
+        if not self.validation and (self.stop_after is not None or self.watch != "loss"):
+            problems.append("stop_after and watch need validation pictures; set validation above 0")
+        if "cider" not in self.metrics:
+            problems.append("metrics: cider, which decides, is missing")
+        if self.quantize and self.merged:
+            problems.append("merged: a LoRA is not merged into quantized weights; leave one of merged, quantize out")
+        apart = self.set_apart
+        reader = "dataset" if self.path is not None else "path"
+        unread = ("config", "split", "image_column", "caption_column") if self.path is not None else ("extension",)
+        problems += [f"{name} is only read with {reader}" for name in unread if name in apart]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def as_training(self) -> TrainSection:
+        """What the optimizer and the learning rate's curve are made from."""
+        names = ("rank", "alpha", "dropout", "learning_rate", "optimizer", "optimizer_options", "weight_decay")
+        more = ("lr_scheduler", "lr_warmup_steps", "batch_size", "gradient_accumulation", "max_grad_norm", "seed")
+        length = {"epochs": self.epochs_in_all, "steps": self.steps}
+        return TrainSection(**{name: getattr(self, name) for name in (*names, *more)}, **length)
+
+    @property
+    def epochs_in_all(self) -> int | None:
+        """The epochs, where no number of steps is given."""
+        return self.epochs or (DEFAULT_TUNE_EPOCHS if self.steps is None else None)
 
 
 class LengthMatch(Section):
@@ -318,6 +441,8 @@ class ArmSection(Section):
     """Short name of the arm, used in folders and in the report."""
     captioner: CaptionerSection | None = None
     """Who writes the captions: { name = "blip" } or { name = "sidecar" }."""
+    tune: TuneSection | None = None
+    """Train a LoRA for this captioner first, as [tune] says: { path = "my_captions", epochs = 5 }."""
     shuffled: Name | None = None
     """Instead of a captioner: this arm's captions dealt to the wrong pictures, a control that should do worse."""
     length_matched: LengthMatch | None = None
@@ -336,6 +461,14 @@ class ArmSection(Section):
             raise ValueError(
                 'give one of captioner (such as { name = "blip" }), shuffled, length_matched, trigger_only'
             )
+        if self.tune is not None:
+            if self.captioner is None:
+                raise ValueError("tune needs a captioner that is tuned")
+            if self.captioner.adapter is not None:
+                raise ValueError("give captioner.adapter (tuned already) or tune, not both")
+            for option in ("captioner", "device"):
+                if option in self.tune.set_apart:
+                    raise ValueError(f"tune.{option}: within an arm this is the arm's captioner, on base.device")
         return self
 
     @property
@@ -404,6 +537,8 @@ class StudySection(Section):
     """Measure the denoising loss of every LoRA on every arm's captions."""
     reproduction_seeds: list[int] = [0]
     """Seeds with which every training picture is asked back by its own caption; [] to leave this out."""
+    caption_references: str = ""
+    """The arm whose captions are the truth: the other arms' captions are scored against them (BLEU, ROUGE-L, CIDEr)."""
     repeat: bool = False
     """Train and draw the first arm's first seed once more, and compare the files byte by byte."""
 
@@ -510,6 +645,9 @@ class Recipe(Section):
         names = [arm.name for arm in self.arm]
         for name in sorted({n for n in names if names.count(n) > 1}):
             problems.append(f"arm: two arms are named {name!r}; names must differ")
+        if self.study.caption_references and self.study.caption_references not in names:
+            named, arms = self.study.caption_references, ", ".join(names)
+            problems.append(f"study.caption_references = {named!r}: no such arm (known: {arms})")
         if self.train.epochs is None and self.train.steps is None:
             problems.append("train: give epochs or steps")
         problems += _arm_problems(self.arm, self.train, self.dataset.trigger_word)
@@ -573,6 +711,17 @@ class Recipe(Section):
                 prompt = prompt.replace(mark, word)
             filled.append(" ".join(prompt.split()))
         return filled
+
+
+class TuneRecipe(Section):
+    """A captioner's tuning without a study: what `captune tune-captioner` reads."""
+
+    name: Name = "tune"
+    """Name of the run; the file's name if not given."""
+    tune: TuneSection
+
+
+Whole = TypeVar("Whole", Recipe, TuneRecipe)
 
 
 def _known_keys(location: Sequence[str | int], model: Any = None) -> list[str]:
@@ -645,11 +794,22 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 def from_values(values: Mapping[str, Any], *, source: str = "recipe", overrides: Iterable[str] = ()) -> Recipe:
     """A recipe from plain values; a RecipeError tells every problem at once, one a line."""
+    return _made(Recipe, values, source, overrides)
+
+
+def tuning_from_values(
+    values: Mapping[str, Any], *, source: str = "recipe", overrides: Iterable[str] = ()
+) -> TuneRecipe:
+    """As `from_values`, for a recipe that tunes a captioner."""
+    return _made(TuneRecipe, values, source, overrides)
+
+
+def _made(model: type[Whole], values: Mapping[str, Any], source: str, overrides: Iterable[str]) -> Whole:
     changed = _overridden(_copied(values), overrides)
     try:
-        return Recipe(**changed)
+        return model(**changed)
     except ValidationError as error:
-        lines = _sentences(error)
+        lines: list[str] = _sentences(error, model)
         count = "a problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise RecipeError("\n  ".join([f"{source} has {count}:", *lines])) from None
 
@@ -662,6 +822,34 @@ def _copied(value: Any) -> Any:
 
 def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a TOML recipe. Relative paths in it are relative to the folder one stands in, as in a shell."""
+    return from_values(_values(path), source=str(path), overrides=overrides)
+
+
+def read_tuning(path: Path, overrides: Iterable[str] = ()) -> TuneRecipe:
+    """As `read`, for a recipe that tunes a captioner: its only section is [tune]."""
+    return tuning_from_values(_values(path), source=str(path), overrides=overrides)
+
+
+def tuning_of(source: str, overrides: Iterable[str] = ()) -> TuneRecipe:
+    """The tuning that a recipe file, or a folder of pictures with captions, stands for."""
+    if source.endswith(".toml"):
+        return read_tuning(Path(source), overrides)
+    place = Path(source).expanduser()
+    if not place.is_dir():
+        raise RecipeError(f"{source!r} is neither a recipe (.toml) nor a folder of pictures with captions")
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", place.absolute().name).lstrip("_.-") or "captions"
+    values = {"name": f"tune-{name}", "tune": {"path": source, "captioner": {"name": "blip"}}}
+    return tuning_from_values(values, source=f"the tuning on {source}", overrides=overrides)
+
+
+def split_targets(text: str) -> str | list[str]:
+    """Targets as a shell has them: a preset, or names and patterns with commas between (none within brackets)."""
+    entries = [entry.strip() for entry in re.split(r",(?![^({\[]*[)}\]])", text) if entry.strip()]
+    return entries[0] if len(entries) == 1 else entries
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, its name as the recipe's if it gives none."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -671,10 +859,10 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
     values.setdefault("name", re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem))
-    return from_values(values, source=str(path), overrides=overrides)
+    return values
 
 
-def as_toml(recipe: Recipe) -> str:
+def as_toml(recipe: Recipe | TuneRecipe) -> str:
     """The resolved recipe, every value written out; reading it back gives an equal recipe."""
     values = recipe.model_dump(mode="json", exclude_none=True)
     lines = [f"name = {_toml(values.pop('name'))}"]

@@ -40,6 +40,34 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class CaptionedPicture:
+    """A picture with the captions that a captioner learns from, or is judged by."""
+
+    id: str
+    image: Path
+    references: list[str]
+    sha256: str  # of the picture file's bytes
+    split: str  # "train", "validation" or "test"
+
+
+@dataclass(frozen=True)
+class CaptionDifference:
+    """One caption metric, the tuned captioner against its base, on the same test pictures with the same decode settings."""
+
+    metric: str
+    base: float  # of all captions together, as the literature gives it
+    tuned: float
+    difference: float  # mean over pictures of tuned - base, each picture's captions scored by themselves
+    low: float
+    high: float
+    pictures: int
+    p_adjusted: float  # Holm's, over all metrics but the primary one
+    primary: bool
+    verdict: str  # BETTER, WORSE (tuned against base) or NO_DIFFERENCE
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A trained LoRA on disk, in the project's own spelling (peft names, float32, metadata in the header)."""
 

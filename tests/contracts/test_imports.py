@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 # From the outermost layer to the innermost; a module may import its own layer and those after it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__", "cli", "console", "doctor", "demo"}),
-    frozenset({"pipeline", "planning", "designing"}),
+    frozenset({"pipeline", "planning", "designing", "tuning"}),
     frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
     frozenset({"families", "captioners", "metrics", "exporters", "importers", "engines"}),
     frozenset(
@@ -36,7 +36,7 @@ WITHOUT_TORCH = (
 HEAVY = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "matplotlib"})
 
 # Libraries that only one module may import, so that there is one place to look at.
-ONLY_IN = {"accelerate": "captune.train.loop"}
+ONLY_IN = {"accelerate": "captune.train.loop", "datasets": "captune.prepare.hub"}
 
 
 @dataclass(frozen=True)

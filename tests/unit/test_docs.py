@@ -14,7 +14,10 @@ from captune.cli import STAGES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = {"run", "demo", "plan", "study", "doctor", "export", "inspect", "import", "score-captions", *STAGES}
+COMMANDS = {
+    *("run", "demo", "plan", "study", "doctor", "export", "inspect", "import", "score-captions", "tune-captioner"),
+    *STAGES,
+}
 
 
 def named(file: Path) -> str:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from captune import recipe
 from captune.errors import RecipeError
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+TUNINGS = [file for file in FILES if file.stem.startswith("tune_")]  # of a captioner alone
+RECIPES = [file for file in FILES if file not in TUNINGS]
 
 
 def values(**sections: Any) -> dict[str, Any]:
@@ -234,5 +236,13 @@ def test_recipe_that_comes_along_is_valid_and_says_what_it_is_for(file: Path) ->
     assert any(asks) and not all(asks), "some prompts must ask for the subject, and some must not"
 
 
+@pytest.mark.parametrize("file", TUNINGS, ids=lambda file: file.stem)
+def test_tuning_that_comes_along_is_valid_and_says_what_it_is_for(file: Path) -> None:
+    assert recipe.read_tuning(file).name == file.stem
+    header = file.read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(f"# {word}:" in header for word in ("Goal", "GPU", "Time", "Data"))
+
+
 def test_recipes_come_along() -> None:
-    assert {file.stem for file in RECIPES} >= {"photos_mini", "subject_sd15"}
+    assert {file.stem for file in RECIPES} >= {"photos_mini", "subject_sd15", "caption_style_loop_mini"}
+    assert {file.stem for file in TUNINGS} == {"tune_blip", "tune_blip2_coco5k"}

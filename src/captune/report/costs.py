@@ -17,6 +17,7 @@ STAGES = {
     "prepare": "Prepare pictures",
     "regularization": "Regularization images",
     "latents": "Encode pictures",
+    "tune": "Tune captioners",
     "caption": "Write captions",
     "tokens": "Count tokens",
     "train": "Train LoRAs",
@@ -74,6 +75,8 @@ class Effort:
 def place_of(stage: str) -> tuple[str, str]:
     """A stage's folder as (column, stage): arms/human/seed-0/train is human's train; prepare is the whole run's."""
     parts = stage.strip("/").split("/")
+    if parts[0] == "arms" and len(parts) > 3 and parts[2] == "tune":
+        return parts[1], "tune"  # all the stages of a captioner's tuning
     if parts[0] == "arms" and len(parts) > 2:
         return parts[1], parts[-1]
     if parts[0] == BASE and len(parts) > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from captune.metrics import MetricFacts
+from captune.metrics.captions import Scored
 from captune.recipe import Recipe
 from captune.tokens import Length
 from captune.types import (
@@ -59,6 +60,8 @@ class Story:
     """By arm."""
     tokens: Mapping[str, Mapping[str, Length]] = field(default_factory=dict)
     """By arm and example id: every caption's length in the base's own tokens."""
+    caption_scores: Mapping[str, Scored] = field(default_factory=dict)
+    """By arm: its captions scored against those of study.caption_references."""
     matrix: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     """Denoising loss by whose LoRA ("base" for none), then whose captions; lower is better."""
     matrix_held_out: bool = False

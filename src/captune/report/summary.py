@@ -37,6 +37,10 @@ def summarized(story: Story) -> dict[str, Any]:
         "epochs": [{**runs.plain(choice), "means": dict(choice.means)} for choice in story.epochs],
         "repeated": story.repeated,
         "failures": [replace(failure, reason=_placeless(failure.reason, story)) for failure in story.failures],
+        "caption_scores": {
+            arm: {"corpus": of.corpus, "facts": of.facts, "warnings": of.warnings}
+            for arm, of in story.caption_scores.items()
+        },
         "tokens": {arm: _tokens(story, arm) for arm in story.arms},
         "prompt_tokens": story.prompt_tokens,
         "known_prompts": story.known_prompts,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from captune import recipe
-from captune.report import costs, curves, differences, grids, matrix, pictures, provenance, scores, texts
+from captune.report import captioning, costs, curves, differences, grids, matrix, pictures, provenance, scores, texts
 from captune.report.story import Story
 from captune.report.verdict import Verdict, caveat, verdict
 from captune.report.wording import (
@@ -60,6 +60,7 @@ def page(story: Story) -> dict[str, Any]:
         "primary": title_of(story, story.recipe.primary),
         "several": story.trainings > 1,
         "scores": scores.score_table(story),
+        "caption_scores": captioning.caption_table(story),
         "score_notes": [warning for facts in story.metrics.values() for warning in facts.warnings],
         "forests": differences.forests(story),
         "groups": grids.groups(story),
@@ -93,6 +94,7 @@ def page(story: Story) -> dict[str, Any]:
 
 CONTENTS = (
     ("scores", "Scores"),
+    ("caption-scores", "Captions and LoRAs"),
     ("forests", "Differences"),
     ("groups", "Samples"),
     ("progress", "Epochs"),
@@ -110,6 +112,7 @@ def _contents(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The sections that this page has: their anchors and titles."""
     there = {
         **parts,
+        "caption-scores": parts["caption_scores"],
         "reproduced": parts["reproduced"] or parts["figures"],
         "effort": parts["effort"] or parts["seconds"],
     }
@@ -147,6 +150,8 @@ def _arms(story: Story) -> list[Arm]:
             source = f"{captioner.extension} files{place}"
         elif captioner is not None:
             source = f"{captioner.name}, {captioner.model}" + (f", “{captioner.prompt}”" if captioner.prompt else "")
+            if section.tune is not None:
+                source += f", tuned on {section.tune.dataset or section.tune.path}"
         ended = len(story.adapters.get(section.name, []))
         trained = f"{ended} of {len(seeds)}" if story.adapters else ""
         found.append(Arm(colors[section.name], source, settings(section.train), trained))

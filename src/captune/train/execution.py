@@ -34,7 +34,7 @@ def executed(section: TrainSection, family: Family) -> Iterator[None]:
             stack.enter_context(_checkpointed(denoiser))
             if section.text_encoder_learning_rate is not None:
                 encoders = [module for name, module in family.components.items() if name != family.denoiser]
-                stack.enter_context(_layers_checkpointed(encoders))
+                stack.enter_context(layers_checkpointed(encoders))
         if section.compile:  # the compiler joins operations itself
             stack.enter_context(_compiled(denoiser, family.device))
         else:
@@ -60,16 +60,22 @@ def _checkpointed(denoiser: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _layers_checkpointed(encoders: list[Any]) -> Iterator[None]:
-    """transformers does so only in layers that are in training; only their own flag is set, so no dropout wakes up."""
+def layers_checkpointed(encoders: list[Any]) -> Iterator[None]:
+    """transformers does so only in layers that are in training; only their own flag is set, and a dropout that is no module
+    of its own (OPT's) is held at 0, so no dropout wakes up."""
     layers = [layer for e in encoders for layer in e.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    shares = [(layer, layer.dropout) for layer in layers if isinstance(getattr(layer, "dropout", None), float)]
     for encoder in encoders:
         encoder.activation_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
         layer.training = True
+    for layer, _ in shares:
+        layer.dropout = 0.0
     try:
         yield
     finally:
+        for layer, share in shares:
+            layer.dropout = share
         for layer in layers:
             layer.training = False
         for encoder in encoders:
