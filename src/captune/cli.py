@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -166,6 +166,10 @@ def plan(
     settings: Settings = None,
     device: Device = None,
     processes: Processes = None,
+    measure: Annotated[
+        int | None,
+        typer.Option("--measure", min=3, help="Train so many steps, keep nothing, and say how long all will take."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will do, and change nothing."""
@@ -174,12 +178,25 @@ def plan(
         from captune import planning
 
         values = planning.plan(chosen, processes or 1)
+        if measure is not None:
+            from captune import measuring
+
+            with console.shown() as progress:
+                values["time"] = measuring.measure(chosen, values, measure, progress, processes=processes)
         if as_json:
             console.print_json(values)
             return
-        console.print_table(f"plan of {chosen.name}", {name: v for name, v in values.items() if name != "warnings"})
+        console.print_table(f"plan of {chosen.name}", _readable(values))
         for warning in values.get("warnings", ()):
             console.print_lines(f"warning: {warning}", style="yellow")
+
+
+def _readable(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan without its warnings, which stand below it, and with its time in hours and minutes."""
+    rows = {name: value for name, value in plan.items() if name != "warnings"}
+    if "time" in rows:
+        rows["time"] = {**rows["time"], "training_time": console.duration(rows["time"]["training_seconds"])}
+    return rows
 
 
 @app.command(rich_help_panel=STORY)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune import captioners, captions, engines, exporters, families, metrics, runs, tuning, weights
 from captune.caption import caption_examples, derive_captions, measure_captions
-from captune.errors import CaptuneError, RecipeError
+from captune.errors import CaptuneError, ModelError, RecipeError
 from captune.families import Family
 from captune.parts import unknown
 from captune.prepare import hold_out, prepare_images
@@ -133,10 +133,10 @@ def check(recipe: Recipe) -> None:
     def collect(place: str, test: Callable[[], None]) -> None:
         try:
             test()
-        except RecipeError as error:
+        except (RecipeError, ModelError) as error:
             problems.append(f"{place}: {error}")
 
-    collect("base.family", lambda: families.check(recipe.base))
+    collect("base", lambda: families.check(recipe.base))
     problems += _refused(recipe)
     collect("evaluate.metrics", lambda: metrics.check(recipe.judging, recipe.dataset.trigger_word))
     collect("export.formats", lambda: exporters.check(recipe.export.formats))
@@ -150,6 +150,8 @@ def check(recipe: Recipe) -> None:
         trained = _trained_as(recipe, section)
         place = section if section == "train" else f"arm {section}"
         collect(place, lambda trained=trained: optimizers.check(trained))  # type: ignore[misc]
+        if trained.zero_terminal_snr and families.told_prediction(recipe.base) not in (None, "v_prediction"):
+            problems.append(f"{place}: zero_terminal_snr = true: {families.PREDICTS_NOISE}")
         if trained.kind == "dora" and recipe.export.formats:
             problems.append(
                 f'{place}: kind = "dora" has no file for other tools, which differ in what DoRA\'s magnitude '
@@ -412,12 +414,14 @@ class _Run:
     ) -> list[Path]:
         """The adapter's files for other tools, with the first picture that it drew as their cover."""
         from captune.export import export_adapter, lora_file
-        from captune.exporters.facts import cover, of_pictures
+        from captune.exporters.facts import cover, of_pictures, of_training
 
         name = f"{self.recipe.name}-{adapter.arm}"
         if len(self.recipe.training_seeds) > 1:
             name += f"-seed{adapter.training_seed}"
-        side = self.recipe.dataset.resolution
+        side, prior = self.recipe.dataset.resolution, self.recipe.regularization
+        arm = next(a for a in self.recipe.arm if a.name == adapter.arm)
+        section = self.recipe.train_of(arm, adapter.training_seed)
         facts = {
             "output_name": self.recipe.name,  # not the arm's: arms with equal captions make equal files
             "base_model": self.recipe.base.model,
@@ -426,6 +430,8 @@ class _Run:
             "alpha": str(adapter.alpha),
             **({"trigger_word": self.recipe.dataset.trigger_word} if self.recipe.dataset.trigger_word else {}),
             **of_pictures(examples, said),
+            **of_training(section, adapter, families.FACTS[self.recipe.base.family].cannot),
+            **({"regularization_weight": f"{prior.weight:g}"} if prior.wanted else {}),
         }
         stage = self._of(adapter, "export")
         own = (s.path for s in samples if (s.arm, s.training_seed) == (adapter.arm, adapter.training_seed))
@@ -555,8 +561,9 @@ def _judge(
         s for a in made.adapters for s in read_progress(this.folder.training(a.arm, a.training_seed, "progress").path)
     ]
     samples, device = [*made.samples, *steps], recipe.base.device
-    scores = score_samples(section, recipe.dataset, samples, examples, stage, this.progress, device) if samples else []
-    facts = read_facts(stage) if samples else {}
+    judged = bool(samples and section.measured)
+    scores = score_samples(section, recipe.dataset, samples, examples, stage, this.progress, device) if judged else []
+    facts = read_facts(stage) if judged else {}
     losses: list[CrossLoss] = []
     if recipe.study.denoising:
         losses = denoising.measure_denoising(

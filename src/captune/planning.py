@@ -36,13 +36,13 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     check_shares(recipe.train.batch_size * recipe.train.gradient_accumulation, processes)
     found = scan(recipe.dataset.path, recipe.dataset.repeats)
     warnings = [f"{s.file} is skipped: {s.reason}" for s in found.skipped] + list(found.warnings)
-    sizes = buckets.allowed_sizes(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
+    size_of = buckets.chooser(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
     visits: Counter[Size] = Counter()
     prepared: list[Size] = []
     held = held_out_names([p.id for p in found.pictures], recipe.study.held_out)
     for picture in found.pictures:
         header = images.read_header(picture.path)
-        size = buckets.nearest_bucket(header.width, header.height, sizes)
+        size = size_of(header.width, header.height)
         prepared.append(size)
         if picture.id not in held:
             visits[size] += picture.repeats
@@ -101,10 +101,10 @@ def _regularization(recipe: Recipe, visits: Counter[Size]) -> int:
     section = recipe.regularization
     if section.path is not None:
         found = scan(section.path, section.repeats)
-        sizes = buckets.allowed_sizes(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
+        size_of = buckets.chooser(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
         for picture in found.pictures:
             header = images.read_header(picture.path)
-            visits[buckets.nearest_bucket(header.width, header.height, sizes)] += picture.repeats
+            visits[size_of(header.width, header.height)] += picture.repeats
         return len(found.pictures)
     if section.count:
         visits[recipe.dataset.resolution, recipe.dataset.resolution] += section.count * section.repeats

@@ -63,8 +63,26 @@ class PrepareSection(Section):
     """Shortest side of a bucket; half the resolution if not given."""
     bucket_max: int | None = Field(None, ge=8)
     """Longest side of a bucket; twice the resolution if not given."""
+    bucket_no_upscale: bool = False
+    """Pictures that are smaller than the resolution's area are not enlarged: sides down to a multiple of bucket_step are
+    their bucket; larger ones get the bucket that their own shape makes (kohya's option of that name)."""
     background: str = "white"
     """Colour that transparent pixels are laid on."""
+
+    @model_validator(mode="after")
+    def _all_is_read(self) -> PrepareSection:
+        """An option that another one leaves without effect is refused."""
+        apart = [name for name in self.set_apart if name.startswith("bucket_")]
+        if self.crop == "square" and apart:
+            raise ValueError("\n".join(f'{name} is only read by crop = "bucket"' for name in apart))
+        if self.bucket_no_upscale and (ends := {"bucket_min", "bucket_max"} & set(apart)):
+            raise ValueError(
+                "\n".join(
+                    f"{name} is not read with bucket_no_upscale: buckets follow from the pictures"
+                    for name in sorted(ends)
+                )
+            )
+        return self
 
 
 class BaseSection(Section):
@@ -873,6 +891,11 @@ def as_toml(recipe: Recipe | TuneRecipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _key(name: str) -> str:
+    """A key, quoted where it is more than a word, such as a pattern of module names."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -880,7 +903,7 @@ def _toml(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return repr(value)

@@ -32,6 +32,30 @@ def locate(model: str, kind: str) -> str:
     return model
 
 
+def check_file(model: str) -> None:
+    """Raise a ModelError for a single file that is no checkpoint, by its first bytes: before other files are asked for."""
+    path = Path(model).expanduser()
+    if not path.is_file():
+        return
+    if path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth"):
+        raise ModelError(f"{path}: a checkpoint's name ends in .safetensors or .ckpt, and {path.suffix!r} is neither")
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(9)
+    except OSError as error:
+        raise ModelError(f"the base {path} cannot be read: {error.strerror}") from error
+    size = path.stat().st_size
+    if path.suffix == ".safetensors":
+        sound = len(begin) == 9 and int.from_bytes(begin[:8], "little") + 8 <= size and begin[8:] == b"{"
+    else:
+        sound = begin.startswith((b"PK\x03\x04", b"\x80"))  # torch's archives, and its older pickles
+    if not sound:
+        raise ModelError(
+            f"the base {path} ({size} bytes) is no checkpoint: it was cut off, or is something else under that name; "
+            "copy or download it again"
+        )
+
+
 def loading_failed(model: str, what: str, error: Exception) -> ModelError:
     """One sentence for a model that could not be loaded: offline, unknown, gated, or broken."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -165,3 +165,22 @@ def test_under_a_launcher_all_processes_take_part_and_one_writes(made: Path, alo
     assert [process.returncode for process in started] == [0, 0]
     assert b"trained:" in said[0] and said[1] == b""
     assert difference(alone, folder / "arms" / "human" / "seed-0" / "train") < 1e-4
+
+
+@pytest.mark.slow
+def test_the_command_with_two_processes_does_what_one_does(made: Path, alone: Path) -> None:
+    """As a person types it: `captune run RECIPE --processes 2`, to the report."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "captune", "run", "recipe.toml", "--out", "typed", "--processes", "2",
+         "--set", "evaluate.metrics=[]"],
+        cwd=made,
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    two = made / "typed" / "arms" / "human" / "seed-0" / "train"
+    assert losses(two) == pytest.approx(losses(alone), abs=1e-5)
+    assert difference(alone, two) < 1e-4
+    assert json.loads((two / "manifest.json").read_text())["processes"] == 2

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from captune import importers, recipe
@@ -142,7 +143,7 @@ def test_kohyas_command_line_becomes_a_recipe(tmp_path: Path) -> None:
     }  # fmt: skip
     assert section(found, "regularization") == {"path": "reg"}
     assert section(found, "train") == {
-        "kind": "lora", "rank": 16, "alpha": 8.0, "targets": "all", "learning_rate": 1e-4,
+        "kind": "lora", "rank": 16, "alpha": 8.0, "targets": "all", "ranks": {r"\.conv[12]?$": 8}, "learning_rate": 1e-4,
         "text_encoder_learning_rate": 5e-5, "optimizer": "adamw", "weight_decay": 0.05, "betas": [0.9, 0.95], "epochs": 8,
         "lr_scheduler": "cosine", "min_snr_gamma": 5.0, "caption_chunks": 3, "lr_warmup_steps": 50, "batch_size": 2,
         "flip": True, "seed": 7, "save_every_epochs": 2,
@@ -186,7 +187,7 @@ def test_kohyas_own_defaults_are_written_out() -> None:
         ("--network_module lycoris.kohya --network_args algo=lokr --optimizer_type Prodigy", "lokr", "prodigy"),
         ("--network_module lycoris.kohya --network_args dora_wd=True --use_8bit_adam", "dora", "adamw8bit"),
         ("--network_module networks.lora --optimizer_type AdamWScheduleFree", "lora", "schedule_free_adamw"),
-        ("--network_module networks.lora --optimizer_type my.package.Adan", "lora", "my.package.Adan"),
+        ("--network_module networks.lora --optimizer_type my.package.Adan", "lora", "my.package:Adan"),
     ],
 )
 def test_kinds_of_networks_and_optimizers_have_our_names(options: str, kind: str, optimizer: str) -> None:
@@ -214,15 +215,35 @@ def test_kohyas_flux_trainer_ignores_what_ours_would_refuse() -> None:
         ("--timestep_sampling uniform --discrete_flow_shift 3", {"timestep_sampling": "uniform"}),
         ("--timestep_sampling sigmoid --sigmoid_scale 2", {"timestep_sampling": "sigmoid", "timestep_scale": 2.0}),
         ("--timestep_sampling shift", {"timestep_sampling": "shift", "timestep_shift": 3.0}),
-        # Black Forest Labs' own shift at 1024 pixels: e^1.15
-        ("--timestep_sampling flux_shift --resolution 1024", {"timestep_sampling": "shift", "timestep_shift": 3.1582}),
+        ("--timestep_sampling flux_shift", {"timestep_sampling": "shift"}),  # by each picture's size, there and here
+        ("--discrete_flow_shift 1 --weighting_scheme none", {"timestep_sampling": "uniform"}),
+        (
+            "--weighting_scheme logit_normal --logit_mean 0.5 --logit_std 2",
+            {"timestep_sampling": "logit_normal", "timestep_mean": 0.598612, "timestep_scale": 2.0},
+        ),
         ("", {"timestep_sampling": "shift", "timestep_shift": 3.0}),
     ],
 )
 def test_flux_timesteps_are_drawn_as_there(options: str, expected: dict[str, Any]) -> None:
-    found = Kohya().translate("", f"flux_train_network.py --guidance_scale 1 {options}")
+    found = Kohya().translate("", f"flux_train_network.py --guidance_scale 1 --model_prediction_type raw {options}")
     assert {k: v for k, v in section(found, "train").items() if k.startswith("timestep_")} == expected
-    assert bool(found.missing) == (not options)  # sigma, the default there, has no exact counterpart
+    assert bool(found.missing) == (not options)  # uniform draws that are moved have no exact counterpart
+    if options:
+        assert read_today(found).train.timestep_sampling == expected["timestep_sampling"]
+
+
+def test_flux_draws_of_a_logit_normal_are_those_of_sd_scripts() -> None:
+    """There u = sigmoid(N(mean, std)) counts from noise to picture, and sigma = s (1 - u) / (1 + (s - 1) (1 - u))."""
+    normals = np.linspace(-3, 3, 13)
+    sigmas = 1 - 1 / (1 + np.exp(-(0.5 + 2 * normals)))
+    there = 3 * sigmas / (1 + 2 * sigmas)
+    found = Kohya().translate(
+        "",
+        "flux_train_network.py --timestep_sampling sigma --weighting_scheme logit_normal --logit_mean 0.5 --logit_std 2",
+    )
+    train = section(found, "train")
+    here = 1 / (1 + np.exp(-(train["timestep_mean"] - train["timestep_scale"] * normals)))  # the normal is symmetric
+    assert here == pytest.approx(there, abs=1e-6)
 
 
 DATASET = """
@@ -293,10 +314,11 @@ def test_joepennas_command_line_becomes_a_lora_with_prior_preservation() -> None
     assert section(found, "regularization") == {"path": "reg"}
     assert section(found, "base") == {"family": "sd", "model": "sd-v1-4.ckpt"}
     train = section(found, "train")
-    assert (train["steps"], train["flip"], train["batch_size"], train["seed"]) == (2000, True, 1, 23)
+    assert (train["steps"], train["flip"], train["batch_size"], train["seed"]) == (2000, True, 2, 23)
     assert train["learning_rate"] == pytest.approx(1e-4) and train["text_encoder_learning_rate"] == pytest.approx(1e-5)
     assert "full fine-tune" in line(found.missing, "--learning_rate 1e-06")
-    assert line(found.missing, "--save_every_x_steps 500") and line(found.missing, "squashed")
+    assert train["save_every_steps"] == 500 and line(found.missing, "squashed")
+    assert "pictures x repeats" in line(found.missing, "--regularization_images reg")
     assert "0.5 whatever is given" in line(found.ignored_there, "--flip_p 0.5")
     chosen = read_today(found)
     assert chosen.arm[0].trigger_only and chosen.regularization.wanted and chosen.name == "rabbit"
@@ -308,6 +330,7 @@ def test_joepennas_token_only_drops_the_class() -> None:
     )
     assert section(found, "dataset")["class_word"] == "" and "regularization" not in found.values
     assert line(found.ignored_there, "--regularization_images reg") and "flip" not in section(found, "train")
+    assert section(found, "train")["batch_size"] == 1  # nothing stands beside the picture
 
 
 def test_a_translation_written_as_a_recipe_says_what_it_leaves_out() -> None:

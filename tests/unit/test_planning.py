@@ -23,6 +23,8 @@ from captune.train.batches import epoch_steps, share_of
 from captune.types import Example
 from tests import tiny_base
 
+BUCKETS = {"crop": "bucket", "bucket_step": 16}
+
 
 @pytest.fixture
 def values(tmp_path: Path) -> dict[str, object]:
@@ -104,7 +106,7 @@ PHOTOS = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=7)
     batch_size=st.integers(1, 5),
     accumulation=st.integers(1, 3),
     length=st.tuples(st.sampled_from(["epochs", "steps"]), st.integers(1, 9)),
-    crop=st.sampled_from(["square", "bucket"]),
+    crop=st.sampled_from(["square", "bucket", "own bucket"]),
     family=st.sampled_from(["sd", "flux"]),
     held_out=st.integers(0, 2),
     processes=st.integers(1, 3),
@@ -133,7 +135,9 @@ def test_total_steps_are_those_that_training_then_does(
         read = recipe.from_values(
             {
                 "dataset": {"path": str(path), "resolution": 64, "repeats": repeats, "class_word": "ball"},
-                "prepare": {"crop": crop, "bucket_step": 16},
+                "prepare": {"square": {}, "bucket": BUCKETS, "own bucket": {**BUCKETS, "bucket_no_upscale": True}}[
+                    crop
+                ],
                 "base": {"family": family, "model": str(folder)},
                 "train": {"batch_size": batch_size, "gradient_accumulation": accumulation, length[0]: length[1]},
                 "regularization": regularization,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from captune import parts, weights
-from captune.errors import RecipeError
+from captune.errors import ModelError, RecipeError
 from captune.recipe import BaseSection, TrainSection
 from captune.types import Example, Objective
 
@@ -36,6 +38,9 @@ class FamilyFacts:
 _FLOW_TIMESTEPS = "timesteps of its noise schedule are drawn uniformly; only flow matching has other ways"
 _NO_SNR = "flow matching has no signal-to-noise ratio to weigh by; kohya's scripts ignore the option without a word"
 _PLAIN_NOISE = "flow matching takes plain noise; kohya's scripts ignore the option without a word"
+PREDICTS_NOISE = (
+    "this base predicts the noise, which says nothing of the picture where all is noise; it is for bases that predict v"
+)
 _TIMESTEP_OPTIONS = ("timestep_sampling", "timestep_mean", "timestep_scale", "timestep_shift")
 
 FACTS: dict[str, FamilyFacts] = {
@@ -196,7 +201,10 @@ class Family(Protocol):
 
 
 def check(section: BaseSection) -> None:
-    """Raise a RecipeError for an unknown family, or one that has no embedded model, before anything is loaded."""
+    """Raise a RecipeError for an unknown family, or one that has no embedded model, before anything is loaded.
+
+    A ModelError tells of a file that is no checkpoint.
+    """
     if section.family not in FAMILIES:
         raise parts.unknown("family", section.family, FAMILIES)
     if section.model == weights.MINI and section.family != "sd":
@@ -204,6 +212,7 @@ def check(section: BaseSection) -> None:
             f'base.model = "mini" is of the family sd; name a model of the family {section.family}: a diffusers folder, '
             "a checkpoint file or a hub name"
         )
+    weights.check_file(section.model)
 
 
 def refusals(family: str, given: Iterable[str]) -> list[str]:
@@ -217,3 +226,15 @@ def load(section: BaseSection) -> Family:
     check(section)
     loader: Any = parts.load("family", FAMILIES, section.family)
     return cast(Family, loader.load(section))
+
+
+def told_prediction(section: BaseSection) -> str | None:
+    """What a base in a diffusers folder says that it predicts (epsilon, v_prediction), without loading it; None elsewhere."""
+    try:
+        folder = Path(weights.locate(section.model, section.family))
+        told = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (ModelError, OSError, ValueError):
+        return None  # a hub's model, a single file, or none: told when it is loaded
+    if section.family == "flux" or not isinstance(told, dict):
+        return None
+    return str(told.get("prediction_type", "epsilon"))  # what diffusers takes where nothing is said

@@ -8,7 +8,7 @@ from typing import Any
 
 from captune.errors import RecipeError
 from captune.importers import Translation, sd_scripts
-from captune.importers.sd_scripts import Setting, Settings
+from captune.importers.settings import Setting, Settings
 
 # civitai's name of a parameter -> sd-scripts' option
 NAMES = {

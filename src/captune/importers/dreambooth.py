@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from captune import images
 from captune.errors import RecipeError
 from captune.importers import Translation
 from captune.importers.kohya import read_arguments
-from captune.importers.sd_scripts import Setting
+from captune.importers.settings import Setting
 
 USUAL_RATE = 1e-4  # of a LoRA, where the full fine-tune takes 1e-6
 RANK = 16
@@ -42,8 +44,10 @@ class DreamBooth:
             if class_word is not None:
                 found.ignored_there.append(f"{class_word.said}: --token_only leaves the class word out of captions")
                 found.values["dataset"]["class_word"] = ""
-        elif prior is not None:
+        paired = prior is not None and not (alone is not None and alone.value)
+        if paired and prior is not None:
             found.put(prior.said, "regularization.path", str(prior.value), "each weighs as much as a picture, as there")
+            _balance(found, folder, prior)
         _length(found, given("max_training_steps"), given("save_every_x_steps"))
         _rates(found, given("learning_rate"))
         flip = given("flip_p")
@@ -56,7 +60,10 @@ class DreamBooth:
             found.put(name.said, "name", re.sub(r"[^A-Za-z0-9_.-]", "_", str(name.value)).lstrip("_.-") or "run")
         found.put(seed.said if seed else "seed not given, 23 there", "train.seed", int(seed.value) if seed else 23)
         found.put("512 x 512 always", "dataset.resolution", 512)
-        found.put("batches of one", "train.batch_size", 1)
+        if paired:
+            found.put("steps of one picture and one regularization image", "train.batch_size", 2)
+        else:
+            found.put("batches of one", "train.batch_size", 1)
         found.values["prepare"] = {"crop": "square"}
         found.missing.append(
             'pictures that are not square are squashed there; here their middle is cut out, or set prepare.crop = "bucket"'
@@ -68,16 +75,31 @@ class DreamBooth:
         return found
 
 
+def _balance(found: Translation, folder: Setting | None, prior: Setting) -> None:
+    """Every step has one of each there; here an epoch visits all, so repeats make the pictures as many as the others."""
+    pictures, others = (_count(Path(str(s.value)).expanduser()) if s is not None else 0 for s in (folder, prior))
+    if pictures and others:
+        said = f"{others} regularization images for {pictures} pictures, one of each in a step"
+        found.put(said, "dataset.repeats", max(1, round(others / pictures)))
+    else:
+        found.missing.append(
+            f"{prior.said}: every step has one picture and one regularization image there; set dataset.repeats so that "
+            "pictures x repeats are as many as the regularization images"
+        )
+
+
+def _count(folder: Path) -> int:
+    """How many pictures lie in a folder and below it; 0 for one that is not here."""
+    return sum(path.suffix.lower() in images.EXTENSIONS for path in folder.rglob("*")) if folder.is_dir() else 0
+
+
 def _length(found: Translation, steps: Setting | None, save: Setting | None) -> None:
     if steps is not None:
         found.put(steps.said, "train.steps", int(steps.value))
     else:
         found.put("max_training_steps not given", "train.steps", 2000, "the usual number there")
     if save is not None and int(save.value):
-        found.missing.append(
-            f"{save.said}: train.save_every_epochs counts epochs; give train.epochs in place of train.steps to keep "
-            "files on the way"
-        )
+        found.put(save.said, "train.save_every_steps", int(save.value), "files of a LoRA, all kept")
     elif save is not None:
         found.translated.append(f"{save.said} -> nothing to set: only the last LoRA is kept")
 

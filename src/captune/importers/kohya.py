@@ -11,7 +11,7 @@ from typing import Any
 
 from captune.errors import RecipeError
 from captune.importers import Translation, sd_scripts
-from captune.importers.sd_scripts import Setting, Settings
+from captune.importers.settings import Setting, Settings
 
 FAMILIES = {
     "train_network.py": "sd",
@@ -37,16 +37,10 @@ _ELSEWHERE = {
     "output_dir": "give it to `captune run --out`",
     "config_file": "give its content as the source",
     "dataset_config": "give its content as the source",
-    "sample_prompts": "write its prompts into sample.prompts",
-    "sample_every_n_steps": "sample.every_epochs counts epochs",
-    "save_every_n_steps": "train.save_every_epochs counts epochs",
-    "save_last_n_epochs": "every saved epoch is kept",
     "clip_l": "base.model names a whole model: a diffusers folder or a hub name holds its text encoders",
     "t5xxl": "base.model names a whole model: a diffusers folder or a hub name holds its text encoders",
     "ae": "base.model names a whole model: a diffusers folder or a hub name holds its VAE",
     "vae": "base.model names a whole model: a diffusers folder or a hub name holds its VAE",
-    "fp8_base": "the base is held in base.precision",
-    "bucket_no_upscale": "pictures smaller than their bucket are enlarged",
 }
 
 
@@ -70,14 +64,24 @@ class Kohya:
         found.put(script or "the script is not named", "base.family", family)
         _places(found, settings, subsets)
         if family == "flux":
-            settings.setdefault("timestep_sampling", Setting("sigma", "timestep_sampling not given, sigma there"))
-            guidance = settings.pop("guidance_scale", Setting(3.5, "guidance_scale not given, 3.5 there"))
-            if float(guidance.value) == 1:
-                found.translated.append(f"{guidance.said} -> nothing to set: FLUX is trained at guidance 1")
-            else:
-                found.missing.append(f"{guidance.said}: FLUX is trained at guidance 1 here, what its flow asks for")
+            _flux(found, settings)
         sd_scripts.apply(found, settings, family)
         return found
+
+
+def _flux(found: Translation, settings: Settings) -> None:
+    """What the FLUX trainer takes where it is told nothing: sigma's timesteps, guidance 3.5, a scaled prediction."""
+    settings.setdefault("timestep_sampling", Setting("sigma", "timestep_sampling not given, sigma there"))
+    guidance = settings.pop("guidance_scale", Setting(3.5, "guidance_scale not given, 3.5 there"))
+    if float(guidance.value) == 1:
+        found.translated.append(f"{guidance.said} -> nothing to set: FLUX is trained at guidance 1")
+    else:
+        found.missing.append(f"{guidance.said}: FLUX is trained at guidance 1 here, what its flow asks for")
+    predicted = settings.pop("model_prediction_type", Setting("sigma_scaled", "model_prediction_type not given"))
+    if predicted.value == "raw":
+        found.translated.append(f"{predicted.said} -> nothing to set: the flow itself is what is predicted")
+    else:
+        found.missing.append(f"{predicted.said}: the flow itself is what is predicted here, as with raw there")
 
 
 def read_arguments(arguments: Sequence[str] | str) -> tuple[str, Settings]:
@@ -179,6 +183,11 @@ def _places(found: Translation, settings: Settings, subsets: Sequence[Settings])
     reg = settings.pop("reg_data_dir", None)
     if reg is not None:
         found.put(reg.said, "regularization.path", str(reg.value))
+    if reg is not None or prior:
+        found.missing.append(
+            "regularization images are repeated or left out there until they are visited as often as the pictures; here "
+            "every one is visited regularization.repeats times an epoch: choose it, or dataset.repeats, to the same end"
+        )
     words = settings.pop("class_tokens", None)
     folder = settings.get("image_dir") or settings.get("train_data_dir")
     named = _named_folder(folder)

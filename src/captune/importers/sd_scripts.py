@@ -5,53 +5,41 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from captune.importers import Translation
+from captune.importers import Translation, networks, optimization
+from captune.importers.settings import Setting, Settings, off
 
-
-class Setting(NamedTuple):
-    """One option of the other tool: its value, and how it was written there."""
-
-    value: Any
-    said: str
-
-
-Settings = dict[str, Setting]  # sd-scripts' name of an option, without the dashes -> what was given
-NEVER_GIVEN = "not given"
-
-OPTIMIZERS = {
-    "adamw": "adamw",
-    "adamw8bit": "adamw8bit",
-    "prodigy": "prodigy",
-    "adafactor": "adafactor",
-    "lion": "lion",
-    "adamwschedulefree": "schedule_free_adamw",
-}
-SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 PRECISIONS = {"no": "fp32", "float": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 # An option whose value goes into a field as it is.
 SAME: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "network_dropout": ("train.dropout", float),
-    "lr_warmup_steps": ("train.lr_warmup_steps", int),
     "train_batch_size": ("train.batch_size", int),
     "gradient_accumulation_steps": ("train.gradient_accumulation", int),
     "max_grad_norm": ("train.max_grad_norm", float),
     "seed": ("train.seed", int),
     "flip_aug": ("train.flip", bool),
     "caption_dropout_rate": ("train.caption_dropout", float),
-    "save_every_n_epochs": ("train.save_every_epochs", int),
+    "caption_tag_dropout_rate": ("train.tag_dropout", float),
+    "ip_noise_gamma": ("train.ip_noise_gamma", float),
+    "min_timestep": ("train.min_timestep", int),
+    "max_timestep": ("train.max_timestep", int),
     "bucket_reso_steps": ("prepare.bucket_step", int),
     "min_bucket_reso": ("prepare.bucket_min", int),
     "max_bucket_reso": ("prepare.bucket_max", int),
     "num_repeats": ("dataset.repeats", int),
+    "dataset_repeats": ("dataset.repeats", int),
     "prior_loss_weight": ("regularization.weight", float),
     "sample_every_n_epochs": ("sample.every_epochs", int),
 }
 SWITCHES = {
     "debiased_estimation_loss": "train.debiased_estimation",
     "zero_terminal_snr": "train.zero_terminal_snr",
+    "gradient_checkpointing": "train.gradient_checkpointing",
+    "torch_compile": "train.compile",
+    "bucket_no_upscale": "prepare.bucket_no_upscale",
+    "masked_loss": "train.masked_loss",
 }
 # What needs no setting, and why.
 ALWAYS = {
@@ -68,10 +56,49 @@ ALWAYS = {
     **dict.fromkeys(("logging_dir", "log_with", "log_prefix"), "losses are written into the run folder"),
     **dict.fromkeys(("save_model_as", "no_metadata"), "files are safetensors with a full header"),
     "no_half_vae": "the VAE always computes in fp32",
-    "save_state": "the whole state is saved every train.checkpoint_every_steps",
+    **dict.fromkeys(
+        ("save_state", "save_state_on_train_end", "save_last_n_epochs_state", "save_last_n_steps_state", "resume"),
+        "the whole state is saved every train.checkpoint_every_steps, and the same command continues",
+    ),
+    "dynamo_backend": "train.compile takes torch's own",
+    "console_log_level": "what matters is said",
+    "console_log_simple": "what matters is said",
+    "training_comment": "the file's header says how it was trained",
     "sdxl": "base.family says so",
     "v2": "base.family = sd reads 1.x and 2.x, and tells which from the model",
     "v_parameterization": "the base's own scheduler says what it predicts",
+}
+# What has no counterpart, and what to do about it.
+WAYS = {
+    "adaptive_noise_scale": "train.noise_offset is the same for all pictures",
+    "alpha_mask": "transparent pixels are laid on prepare.background; masks of their own (NAME.mask.png) leave them out",
+    "blocks_to_swap": "the base lies whole on base.device",
+    "caption_dropout_every_n_epochs": "train.caption_dropout drops captions at random",
+    "caption_prefix": "write it into the captions; a trigger word is put in front by arm.captioner.trigger = 'prefix'",
+    "caption_suffix": "write it into the captions",
+    "color_aug": "pictures keep their colours",
+    "conditioning_data_dir": "put the masks beside their pictures, as NAME.mask.png",
+    "cpu_offload_checkpointing": "train.gradient_checkpointing keeps activations on the device",
+    "enable_wildcard": "a caption file is one caption",
+    "face_crop_aug_range": "the same part of a picture is cut out at each visit",
+    "fp8_base": "the base is held in base.precision",
+    "full_bf16": "a LoRA's own weights are trained in fp32",
+    "full_fp16": "a LoRA's own weights are trained in fp32",
+    "in_json": "write the captions into files beside the pictures, or into metadata.jsonl",
+    "ip_noise_gamma_random_strength": "train.ip_noise_gamma is the same at each visit",
+    "keep_tokens_separator": "train.keep_tokens counts parts between commas",
+    "multires_noise_iterations": "noise is drawn at one size",
+    "network_train_text_encoder_only": "the UNet or transformer is always trained",
+    "network_weights": "a training starts at no change",
+    "noise_offset_random_strength": "train.noise_offset is the same at each visit",
+    "random_crop": "the middle is cut out at each visit",
+    "sample_at_first": "pictures without a LoRA are drawn anyway",
+    "sample_every_n_steps": "sample.every_epochs counts epochs",
+    "sample_prompts": "write its prompts into sample.prompts",
+    "scale_weight_norms": "norms are not held below a limit; `captune inspect` tells them",
+    "token_warmup_step": "all parts of a caption are read from the first step",
+    "validation_split": "study.held_out counts pictures",
+    "weighted_captions": "captions are read without weights",
 }
 # What these families' trainers of sd-scripts do not read, and say nothing (or a warning) about.
 UNREAD_BY = {
@@ -83,6 +110,11 @@ UNREAD_BY = {
         "clip_skip": "its FLUX trainer takes CLIP's pooled output",
         "max_token_length": "its FLUX trainer reads T5's tokens",
         "v_parameterization": "its FLUX trainer always predicts the flow",
+        "min_timestep": "its FLUX trainer draws from all timesteps",
+        "max_timestep": "its FLUX trainer draws from all timesteps",
+        "scale_v_pred_loss_like_noise_pred": "its FLUX trainer always predicts the flow",
+        "adaptive_noise_scale": "its FLUX trainer takes plain noise",
+        "multires_noise_iterations": "its FLUX trainer takes plain noise",
     },
     "sdxl": {"clip_skip": "its SDXL trainer always takes the last but one layer"},
     "sd": {},
@@ -95,14 +127,15 @@ def apply(found: Translation, settings: Settings, family: str) -> None:
     `settings` is used up. The base, the folders and the captions are the caller's, who knows where they are.
     """
     for name, reason in UNREAD_BY[family].items():
-        if name in settings and not _off(settings[name].value):
+        if name in settings and not off(settings[name].value):
             found.ignored_there.append(f"{settings.pop(name).said}: {reason}")
         settings.pop(name, None)
-    _network(found, settings, family)
-    _learning_rates(found, settings)
-    _optimizer(found, settings)
-    _length(found, settings)
-    _scheduler(found, settings)
+    networks.network(found, settings, family)
+    networks.learning_rates(found, settings)
+    optimization.optimizer(found, settings)
+    optimization.length(found, settings)
+    optimization.scheduler(found, settings)
+    optimization.saving(found, settings)
     _captions(found, settings)
     _pictures(found, settings)
     _loss(found, settings)
@@ -111,7 +144,7 @@ def apply(found: Translation, settings: Settings, family: str) -> None:
     _precision(found, settings)
     for name, setting in list(settings.items()):
         del settings[name]
-        if _off(setting.value):
+        if off(setting.value):
             found.translated.append(f"{setting.said} -> nothing to set: it is off here too")
         elif name in ALWAYS:
             found.translated.append(f"{setting.said} -> nothing to set: {ALWAYS[name]}")
@@ -121,173 +154,31 @@ def apply(found: Translation, settings: Settings, family: str) -> None:
             place, kind = SAME[name]
             found.put(setting.said, place, kind(setting.value))
         else:
-            found.missing.append(f"{setting.said}: has no counterpart here")
-
-
-def _off(value: Any) -> bool:
-    """Whether an option is there but says nothing: a switch that is off, or a number for "none"."""
-    return value is None or value is False or value == ""
-
-
-def _network(found: Translation, settings: Settings, family: str) -> None:
-    module = settings.pop("network_module", Setting("networks.lora", NEVER_GIVEN))
-    arguments = _arguments(settings.pop("network_args", Setting([], NEVER_GIVEN)))
-    kind, word = "lora", str(module.value)
-    if word.startswith("lycoris"):
-        algorithm = arguments.pop("algo", Setting("lora", NEVER_GIVEN))
-        kind = {"locon": "lora", "lora": "lora", "loha": "loha", "lokr": "lokr"}.get(str(algorithm.value).lower(), "")
-        if not kind:
-            found.missing.append(f"{algorithm.said}: there is LoRA, DoRA, LoHa and LoKr here; a plain LoRA is set")
-            kind = "lora"
-        if str(arguments.pop("dora_wd", Setting("", "")).value).lower() == "true":
-            kind = "dora"
-    elif word not in ("networks.lora", "networks.lora_flux", "networks.lora_fa"):
-        found.missing.append(f"{module.said}: networks of this kind are not trained here; a plain LoRA is set")
-    if module.said != NEVER_GIVEN or kind != "lora":
-        found.put(module.said, "train.kind", kind)
-    for name, place, default in (("network_dim", "train.rank", 4), ("network_alpha", "train.alpha", 1)):
-        given = settings.pop(name, None)
-        if given is None or _off(given.value):
-            found.put(f"{name} not given", place, default, "sd-scripts' own default")
-        elif name == "network_alpha" and float(given.value) == 0:
-            found.put(given.said, place, float(found.values["train"]["rank"]), "0 means alpha = rank there")
-        else:
-            number = int(given.value) if name == "network_dim" else float(given.value)
-            found.put(given.said, place, number)
-    wide = [arguments.pop(name) for name in ("conv_dim", "conv_alpha") if name in arguments]
-    targets = "all" if wide and family != "flux" else "attention+feed_forward"
-    found.put(
-        ", ".join(s.said for s in wide) or "the modules that sd-scripts trains",
-        "train.targets",
-        targets,
-        "convolutions get train.rank and train.alpha too" if wide else "",
-    )
-    if "dropout" in arguments:
-        settings.setdefault("network_dropout", arguments.pop("dropout"))
-    for setting in arguments.values():
-        found.missing.append(f"{setting.said}: has no counterpart here")
-
-
-def _arguments(given: Setting) -> Settings:
-    """`name=value` pairs, as --network_args and --optimizer_args take them."""
-    pairs = given.value if isinstance(given.value, list) else str(given.value).split()
-    found = {}
-    for pair in pairs:
-        name, _, value = str(pair).partition("=")
-        found[name] = Setting(value, str(pair))
-    return found
-
-
-def _learning_rates(found: Translation, settings: Settings) -> None:
-    common = settings.pop("learning_rate", Setting(2e-6, "learning_rate not given"))
-    unet = settings.pop("unet_lr", None)
-    if unet is not None and not _off(unet.value):
-        found.put(unet.said, "train.learning_rate", float(unet.value))
-        if common.said != "learning_rate not given":
-            found.translated.append(f"{common.said} -> nothing to set: the more particular rates stand above it")
-    else:
-        note = "sd-scripts' own default" if common.said == "learning_rate not given" else ""
-        found.put(common.said, "train.learning_rate", float(common.value), note)
-    denoiser_only = settings.pop("network_train_unet_only", Setting(False, ""))
-    text = settings.pop("text_encoder_lr", None)
-    if denoiser_only.value:
-        found.translated.append(
-            f"{denoiser_only.said} -> nothing to set: text encoders are trained only when asked for"
-        )
-        if text is not None and not _off(text.value):
-            found.ignored_there.append(f"{text.said}: no text encoder is trained with network_train_unet_only")
-        return
-    rates = [float(rate) for rate in (text.value if isinstance(text.value, list) else [text.value])] if text else []
-    if text is None:
-        found.put(
-            "text_encoder_lr not given", "train.text_encoder_learning_rate", float(common.value), "they are trained too"
-        )
-    elif not any(rates):
-        found.translated.append(f"{text.said} -> nothing to set: the text encoders stay as they are")
-    else:
-        found.put(text.said, "train.text_encoder_learning_rate", max(rates))
-        if len(set(rates)) > 1:
-            found.missing.append(f"{text.said}: all text encoders have one learning rate here; the largest is set")
-
-
-def _optimizer(found: Translation, settings: Settings) -> None:
-    given = settings.pop("optimizer_type", Setting("AdamW", "optimizer_type not given"))
-    for old in ("use_8bit_adam", "use_lion_optimizer"):
-        if settings.pop(old, Setting(False, "")).value:
-            given = Setting({"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}[old], f"--{old}")
-    word = str(given.value) or "AdamW"
-    if "." in word:
-        found.put(given.said, "train.optimizer", word)
-    elif word.lower() in OPTIMIZERS:
-        found.put(given.said, "train.optimizer", OPTIMIZERS[word.lower()])
-    else:
-        found.missing.append(f"{given.said}: give train.optimizer the full path of its class to use it; adamw is set")
-        found.put(given.said, "train.optimizer", "adamw")
-    for name, setting in _arguments(settings.pop("optimizer_args", Setting([], ""))).items():
-        if name == "weight_decay":
-            found.put(setting.said, "train.weight_decay", float(setting.value))
-        elif name == "betas":
-            found.put(
-                setting.said, "train.betas", [float(number) for number in re.findall(r"[\d.eE-]+", setting.value)][:2]
-            )
-        else:
-            found.missing.append(f"{setting.said}: this argument of the optimizer has no field here")
-
-
-def _length(found: Translation, settings: Settings) -> None:
-    epochs, steps = settings.pop("max_train_epochs", None), settings.pop("max_train_steps", None)
-    if epochs is not None and not _off(epochs.value):
-        found.put(epochs.said, "train.epochs", int(epochs.value))
-        if steps is not None:
-            found.ignored_there.append(f"{steps.said}: max_train_epochs stands above it")
-    elif steps is not None:
-        found.put(steps.said, "train.steps", int(steps.value))
-    else:
-        found.put("neither epochs nor steps given", "train.steps", 1600, "sd-scripts' own default")
-
-
-def _scheduler(found: Translation, settings: Settings) -> None:
-    given = settings.pop("lr_scheduler", Setting("constant", NEVER_GIVEN))
-    cycles = settings.pop("lr_scheduler_num_cycles", None)
-    warmup = settings.get("lr_warmup_steps")
-    word = str(given.value)
-    if warmup is not None and 0 < float(warmup.value or 0) < 1:
-        found.missing.append(
-            f"{warmup.said}: a share of all steps; set train.lr_warmup_steps once `captune plan` tells them"
-        )
-        del settings["lr_warmup_steps"]
-    elif word == "constant" and warmup is not None and float(warmup.value or 0):
-        found.ignored_there.append(f"{warmup.said}: the scheduler constant has no warm-up; constant_with_warmup has")
-        del settings["lr_warmup_steps"]
-    if word == "constant_with_warmup":
-        word = "constant"
-    if word in SCHEDULERS:
-        if given.said != NEVER_GIVEN:
-            found.put(given.said, "train.lr_scheduler", word)
-    else:
-        found.missing.append(f"{given.said}: the schedulers here are {', '.join(SCHEDULERS)}; constant is set")
-        found.put(given.said, "train.lr_scheduler", "constant")
-    if cycles is not None and word == "cosine_with_restarts":
-        found.put(cycles.said, "train.lr_scheduler_cycles", int(cycles.value))
-    elif cycles is not None and int(cycles.value or 1) != 1:
-        found.ignored_there.append(f"{cycles.said}: only cosine_with_restarts reads it")
+            found.missing.append(f"{setting.said}: {WAYS.get(name, 'has no counterpart here')}")
 
 
 def _captions(found: Translation, settings: Settings) -> None:
-    shuffle = settings.pop("shuffle_caption", Setting(False, ""))
-    keep = settings.pop("keep_tokens", None)
+    shuffle, keep = settings.pop("shuffle_caption", Setting(False, "")), settings.pop("keep_tokens", None)
+    separator = settings.pop("caption_separator", None)
     if shuffle.value:
         found.put(shuffle.said, "train.shuffle_caption", True)
     elif shuffle.said:
         found.translated.append(f"{shuffle.said} -> nothing to set: captions keep their order")
-    others = any(settings[n].value for n in ("caption_tag_dropout_rate", "token_warmup_step") if n in settings)
-    if keep is not None and int(keep.value or 0):
-        if shuffle.value:
-            found.put(keep.said, "train.keep_tokens", int(keep.value))
-        elif not others:
-            found.ignored_there.append(f"{keep.said}: without shuffle_caption there is nothing to keep tags from")
-    elif keep is not None:
+    if separator is not None and str(separator.value).strip() == ",":
+        found.translated.append(f"{separator.said} -> nothing to set: parts are what stands between commas")
+    elif separator is not None:
+        found.missing.append(f"{separator.said}: parts are what stands between commas here")
+    if keep is None:
+        return
+    thinned = float(settings.get("caption_tag_dropout_rate", Setting(0, "")).value or 0) > 0
+    if not int(keep.value or 0):
         found.translated.append(f"{keep.said} -> nothing to set: no tag is kept in its place")
+    elif shuffle.value or thinned:
+        found.put(keep.said, "train.keep_tokens", int(keep.value))
+    elif not settings.get("token_warmup_step", Setting(0, "")).value:
+        found.ignored_there.append(f"{keep.said}: without shuffle_caption there is nothing to keep tags from")
+    else:
+        found.missing.append(f"{keep.said}: {WAYS['token_warmup_step']}")
 
 
 def _pictures(found: Translation, settings: Settings) -> None:
@@ -302,9 +193,16 @@ def _pictures(found: Translation, settings: Settings) -> None:
         )
     bucket = settings.pop("enable_bucket", Setting(False, "enable_bucket not given"))
     found.put(bucket.said, "prepare.crop", "bucket" if bucket.value else "square")
+    keeps_size = settings.get("bucket_no_upscale", Setting(False, "")).value
+    if keeps_size and not bucket.value:
+        found.ignored_there.append(f"{settings.pop('bucket_no_upscale').said}: nothing reads it without enable_bucket")
     for name, default in (("min_bucket_reso", 256), ("max_bucket_reso", 1024), ("bucket_reso_steps", 64)):
         setting = settings.get(name)
-        if not bucket.value and setting is not None:
+        if bucket.value and keeps_size and name != "bucket_reso_steps":
+            if setting is not None:
+                found.ignored_there.append(f"{setting.said}: with bucket_no_upscale buckets follow from the pictures")
+                del settings[name]
+        elif not bucket.value and setting is not None:
             found.ignored_there.append(f"{setting.said}: nothing reads it without enable_bucket")
             del settings[name]
         elif bucket.value and setting is None:
@@ -312,54 +210,103 @@ def _pictures(found: Translation, settings: Settings) -> None:
 
 
 def _loss(found: Translation, settings: Settings) -> None:
-    for name, place in (("min_snr_gamma", "train.min_snr_gamma"), ("noise_offset", "train.noise_offset")):
+    for name in ("min_snr_gamma", "noise_offset"):
         given = settings.pop(name, None)
         if given is None:
             continue
-        if _off(given.value) or float(given.value) == 0:
+        if off(given.value) or float(given.value) == 0:
             found.translated.append(f"{given.said} -> nothing to set: it is off here too")
         else:
-            found.put(given.said, place, float(given.value))
+            found.put(given.said, f"train.{name}", float(given.value))
+    if settings.get("masked_loss", Setting(False, "")).value:
+        found.missing.append(
+            f"{settings['masked_loss'].said}: a picture's loss is divided by its whole area there, here by what is learned"
+        )
+    kind, c, schedule = (settings.pop(name, None) for name in ("loss_type", "huber_c", "huber_schedule"))
+    word = str(kind.value) if kind is not None else "l2"
+    if kind is not None and word in ("l2", "huber", "smooth_l1"):
+        found.put(kind.said, "train.loss", word)
+    elif kind is not None:
+        found.missing.append(f"{kind.said}: the losses here are l2, huber and smooth_l1; l2 is set")
+    robust = word in ("huber", "smooth_l1")
+    for setting in (c, schedule):
+        if setting is not None and not robust:
+            found.ignored_there.append(f"{setting.said}: only the losses huber and smooth_l1 read it")
+    if robust and c is not None:
+        found.put(c.said, "train.huber_c", float(c.value))
+    if robust and (schedule is None or schedule.value != "constant"):
+        said = schedule.said if schedule else "huber_schedule not given, snr there"
+        found.missing.append(f"{said}: train.huber_c is the same at every timestep here, as with constant there")
+    elif robust and schedule is not None:
+        found.translated.append(f"{schedule.said} -> nothing to set: train.huber_c is the same at every timestep")
+
+
+FLOWS = ("timestep_sampling", "sigmoid_scale", "discrete_flow_shift", "weighting_scheme", "logit_mean", "logit_std")
 
 
 def _timesteps(found: Translation, settings: Settings, family: str) -> None:
     """How FLUX's timesteps are drawn; the other trainers of sd-scripts draw them uniformly and read none of this."""
-    how, scale, shift = (settings.pop(n, None) for n in ("timestep_sampling", "sigmoid_scale", "discrete_flow_shift"))
+    given = {name: settings.pop(name, None) for name in FLOWS}
     if family != "flux":
-        for given in (how, scale, shift):
-            if given is not None:
-                found.ignored_there.append(f"{given.said}: only its trainers for flow matching read it")
+        for setting in given.values():
+            if setting is not None:
+                found.ignored_there.append(f"{setting.said}: only its trainers for flow matching read it")
         return
+    how = given.pop("timestep_sampling")
     if how is None:
         return
     word = str(how.value)
-    if word not in ("uniform", "sigmoid", "shift", "flux_shift"):
+    read: tuple[str, ...] = ()
+    if word == "uniform":
+        found.put(how.said, "train.timestep_sampling", "uniform")
+    elif word in ("sigmoid", "shift", "flux_shift"):
+        found.put(how.said, "train.timestep_sampling", "sigmoid" if word == "sigmoid" else "shift")
+        read = ("sigmoid_scale", "discrete_flow_shift") if word == "shift" else ("sigmoid_scale",)
+        if given["sigmoid_scale"] is not None:
+            found.put(given["sigmoid_scale"].said, "train.timestep_scale", float(given["sigmoid_scale"].value))
+        if word == "shift":  # flux_shift goes by each picture's size, as an absent timestep_shift does here
+            said, shift = _number(given["discrete_flow_shift"], "discrete_flow_shift", 3.0)
+            found.put(said, "train.timestep_shift", shift)
+    else:
+        read = _sigmas(found, how, given)
+    for name, setting in given.items():
+        if setting is not None and name not in read:
+            found.ignored_there.append(f"{setting.said}: timestep_sampling {word} does not read it")
+
+
+def _sigmas(found: Translation, how: Setting, given: Mapping[str, Setting | None]) -> tuple[str, ...]:
+    """timestep_sampling sigma: draws of weighting_scheme, moved towards noise by discrete_flow_shift; which were read.
+
+    A normal number's logit moves by ln(shift), so logit_normal has an exact counterpart; uniform draws have one at shift 1.
+    """
+    said, shift = _number(given["discrete_flow_shift"], "discrete_flow_shift", 3.0)
+    scheme = given["weighting_scheme"]
+    name = str(scheme.value) if scheme is not None else "none"
+    if name == "logit_normal" and scheme is not None:
+        (of_mean, mean), (of_std, std) = (_number(given[n], n, d) for n, d in (("logit_mean", 0.0), ("logit_std", 1.0)))
+        found.put(f"{how.said}, {scheme.said}", "train.timestep_sampling", "logit_normal")
+        # there the draw counts from noise to picture
+        found.put(f"{of_mean}, {said}", "train.timestep_mean", round(math.log(shift) - mean, 6))
+        found.put(of_std, "train.timestep_scale", std)
+        return ("discrete_flow_shift", "weighting_scheme", "logit_mean", "logit_std")
+    if scheme is not None and name not in ("none", "uniform"):
+        found.missing.append(f"{scheme.said}: draws and weights of this kind are not here")
+    elif scheme is not None:
+        found.translated.append(f"{scheme.said} -> nothing to set: all timesteps weigh the same")
+    if shift == 1:
+        found.put(f"{how.said}, {said}", "train.timestep_sampling", "uniform")
+    else:
         found.missing.append(
-            f"{how.said}: {word} draws uniformly and moves towards noise by discrete_flow_shift (3 unless given); here only "
-            "sigmoid draws are moved. train.timestep_sampling = 'shift' is set, which draws the ends more seldom"
+            f"{how.said}: {how.value} draws uniformly and moves towards noise by discrete_flow_shift (3 unless given); here "
+            "only sigmoid draws are moved. train.timestep_sampling = 'shift' is set, which draws the ends more seldom"
         )
-    found.put(how.said, "train.timestep_sampling", word if word in ("uniform", "sigmoid") else "shift")
-    if scale is not None and word != "uniform":
-        found.put(scale.said, "train.timestep_scale", float(scale.value))
-    elif scale is not None:
-        found.ignored_there.append(f"{scale.said}: uniform draws have no scale")
-    if word == "flux_shift":
-        side = found.values.get("dataset", {}).get("resolution", 1024)
-        tokens = (side // 16) ** 2
-        moved = math.exp(
-            0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
-        )  # Black Forest Labs' line through two sizes
-        found.put(
-            f"{how.said}, {side} pixels", "train.timestep_shift", round(moved, 4), "there by each picture's own size"
-        )
-    elif word not in ("uniform", "sigmoid"):
-        found.put(
-            shift.said if shift else "discrete_flow_shift not given",
-            "train.timestep_shift",
-            float(shift.value if shift else 3),
-        )
-    if shift is not None and word in ("uniform", "sigmoid", "flux_shift"):
-        found.ignored_there.append(f"{shift.said}: {word} does not read it")
+        found.put(how.said, "train.timestep_sampling", "shift")
+        found.put(said, "train.timestep_shift", shift)
+    return ("discrete_flow_shift", "weighting_scheme")
+
+
+def _number(given: Setting | None, name: str, default: float) -> tuple[str, float]:
+    return (given.said, float(given.value)) if given is not None else (f"{name} not given", default)
 
 
 def _text(found: Translation, settings: Settings, family: str) -> None:
@@ -369,7 +316,7 @@ def _text(found: Translation, settings: Settings, family: str) -> None:
     elif skip is not None:
         found.translated.append(f"{skip.said} -> nothing to set: the last layer is read")
     length = settings.pop("max_token_length", None)
-    if length is not None and not _off(length.value):
+    if length is not None and not off(length.value):
         chunks = max(1, round(int(length.value) / 75))
         if chunks > 1:
             found.put(length.said, "train.caption_chunks", chunks)
@@ -380,7 +327,7 @@ def _text(found: Translation, settings: Settings, family: str) -> None:
 def _precision(found: Translation, settings: Settings) -> None:
     for name, place in (("mixed_precision", "base.precision"), ("save_precision", "export.precision")):
         given = settings.pop(name, None)
-        if given is not None and not _off(given.value):
+        if given is not None and not off(given.value):
             if str(given.value) in PRECISIONS:
                 found.put(given.said, place, PRECISIONS[str(given.value)])
             else:

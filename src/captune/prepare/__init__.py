@@ -44,7 +44,7 @@ def prepare_images(
     Raises DataError when the folder has no usable picture; skipped files and warnings are in the manifest.
     """
     images.color(section.background)  # a wrong colour is told before any work
-    sizes = buckets.allowed_sizes(dataset.resolution, section, multiple)
+    size_of = buckets.chooser(dataset.resolution, section, multiple)
     listed = list_pictures(dataset.path, dataset.repeats)
     inputs = _inputs(dataset, section, multiple, listed.pictures, listed.skipped)
     records = folder.path / "examples.jsonl"
@@ -55,7 +55,7 @@ def prepare_images(
     folder.begin(inputs, keep=True)
 
     def prepare(picture: Picture) -> Prepared | str:
-        return _prepare_one(picture, section, sizes, folder.path / "images")
+        return _prepare_one(picture, section, size_of, folder.path / "images")
 
     results = _all(prepare, listed.pictures, progress)
     broken = [Skipped(relative(p.path, dataset.path), r) for p, r in results if isinstance(r, str)]
@@ -112,7 +112,7 @@ def _all(
 
 
 def _prepare_one(
-    picture: Picture, section: PrepareSection, sizes: Sequence[buckets.Size], folder: Path
+    picture: Picture, section: PrepareSection, size_of: Callable[[int, int], buckets.Size], folder: Path
 ) -> Prepared | str:
     """The prepared picture, or the reason why it cannot be used. A PNG that an interrupted run left is kept."""
     target = folder / f"{picture.id}.png"
@@ -121,7 +121,7 @@ def _prepare_one(
         reason = too_small(header.width, header.height)
         if reason is not None:
             return reason
-        size = buckets.nearest_bucket(header.width, header.height, sizes)
+        size = size_of(header.width, header.height)
         if not target.is_file():
             images.write_png(images.fit(images.open_picture(picture.path, section.background), *size), target)
     except images.PictureError as error:

@@ -6,7 +6,8 @@ BucketManager.select_bucket), so that the same folder falls into the same bucket
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from captune.errors import RecipeError
 from captune.recipe import PrepareSection
@@ -35,6 +36,38 @@ def nearest_bucket(width: int, height: int, sizes: Sequence[Size]) -> Size:
     if (width, height) in sizes:
         return width, height
     return min(sizes, key=lambda size: abs(size[0] / size[1] - width / height))
+
+
+def chooser(resolution: int, section: PrepareSection, multiple: int) -> Callable[[int, int], Size]:
+    """What says which size a picture of some width and height is brought to.
+
+    Raises RecipeError where the sizes asked for cannot be had with sides that are multiples of `multiple`.
+    """
+    sizes = allowed_sizes(resolution, section, multiple)
+    if section.bucket_no_upscale:
+        return lambda width, height: own_bucket(width, height, resolution, section.bucket_step)
+    return lambda width, height: nearest_bucket(width, height, sizes)
+
+
+def own_bucket(width: int, height: int, resolution: int, step: int) -> Size:
+    """The bucket that a picture makes without being enlarged: its own size, or of its shape with resolution^2 pixels.
+
+    Of a larger picture one side is rounded to `step`, the one that keeps the shape better; then both are cut down to it.
+    """
+    if width * height > resolution**2:
+        shape = width / height
+        wide, high = (_rounded(resolution * math.sqrt(x), step) for x in (shape, 1 / shape))
+        by_width, by_height = wide / _rounded(wide / shape, step), _rounded(high * shape, step) / high
+        if abs(by_width - shape) < abs(by_height - shape):
+            width, height = wide, int(wide / shape + 0.5)
+        else:
+            width, height = int(high * shape + 0.5), high
+    return max(step, down_to(width, step)), max(step, down_to(height, step))
+
+
+def _rounded(value: float, step: int) -> int:
+    """The nearest multiple, and at least one."""
+    return max(1, int(value / step + 0.5)) * step
 
 
 def allowed_sizes(resolution: int, section: PrepareSection, multiple: int) -> list[Size]:
@@ -76,7 +109,7 @@ def size_warnings(resolution: int, section: PrepareSection, multiple: int) -> li
     warnings = []
     if side != resolution:
         warnings.append(f"dataset.resolution = {resolution} is not a multiple of {step}: the square is {side} x {side}")
-    if section.crop == "bucket" and len(sizes) == 1:
+    if section.crop == "bucket" and len(sizes) == 1 and not section.bucket_no_upscale:
         warnings.append(
             f'crop = "bucket" with bucket_step = {step} leaves one bucket, {side} x {side}: every picture is cut to a '
             f"square; a smaller bucket_step gives more"

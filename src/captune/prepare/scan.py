@@ -95,7 +95,11 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
     found.sort(key=lambda row: relative(row[0], root))
     ids = _unique_ids([relative(file, root) for file, _ in found])
     named = [Picture(file, name, repeats) for (file, repeats), name in zip(found, ids, strict=True)]
-    return Scan(named, sorted(skipped, key=lambda s: s.file), _root_warnings(root, default_repeats))
+    return Scan(
+        named,
+        sorted(skipped, key=lambda s: s.file),
+        [*_root_warnings(root, default_repeats), *_namesakes([relative(file, root) for file, _ in found])],
+    )
 
 
 def problem_of(path: Path) -> str | None:
@@ -127,7 +131,7 @@ def relative(file: Path, root: Path) -> str:
 
 
 def _check_folder(path: Path, root: Path) -> None:
-    looked_for = f"dataset.path must be a folder of pictures ({images.FORMATS})"
+    looked_for = f"dataset.path (or regularization.path) must be a folder of pictures ({images.FORMATS})"
     try:
         os.listdir(root)
     except FileNotFoundError:
@@ -212,6 +216,18 @@ def _root_warnings(root: Path, default_repeats: int) -> list[str]:
     return [
         f"the data set's own folder {root.name!r} is named like one of kohya's with {int(match[1])} repeats, "
         f"which only subfolders set: its pictures are repeated {default_repeats} times (dataset.repeats)"
+    ]
+
+
+def _namesakes(files: list[str]) -> list[str]:
+    """Pictures that differ in their extension alone, as copies of one picture often do."""
+    by_name: dict[str, list[str]] = {}
+    for file in files:
+        by_name.setdefault(file.rpartition(".")[0], []).append(file)
+    return [
+        f"{' and '.join(several)} have the same name and so the same caption file; rename or remove one if that is not meant"
+        for several in by_name.values()
+        if len(several) > 1
     ]
 
 

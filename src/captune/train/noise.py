@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from captune import objective, randomness
+from captune import families, objective, randomness
 from captune.errors import RecipeError
 from captune.families import Family
 from captune.objective import NoiseSchedule
@@ -24,10 +24,7 @@ def schedule_of(section: TrainSection, family: Family) -> NoiseSchedule:
     if not section.zero_terminal_snr:
         return schedule
     if schedule.objective != "v_prediction":
-        raise RecipeError(
-            "train.zero_terminal_snr = true: this base predicts the noise, which says nothing of the picture where all is "
-            "noise; it is for bases that predict v"
-        )
+        raise RecipeError(f"train.zero_terminal_snr = true: {families.PREDICTS_NOISE}")
     return schedule.with_zero_terminal_snr()
 
 
