@@ -10,7 +10,7 @@ import torch
 
 from captune.errors import RecipeError
 from captune.families import Family
-from captune.train import execution
+from captune.train import execution, memory
 from tests.training import load, section, train
 
 
@@ -29,7 +29,7 @@ def test_checkpointing_computes_the_same_losses(family: Family, flux: Family, tm
     base = {"epsilon": family, "flow_matching": flux}[kind]
     options = {"text_encoder_learning_rate": 0.01, "dropout": 0.2, "targets": "all"}
     calls = []
-    counted = execution._checkpointed
+    counted = memory.checkpointed
 
     def counting(denoiser: Any) -> Any:
         calls.append(denoiser)
@@ -37,7 +37,7 @@ def test_checkpointing_computes_the_same_losses(family: Family, flux: Family, tm
 
     plain = train(base, tmp_path / "a", **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "_checkpointed", counting)
+        patch.setattr(memory, "checkpointed", counting)
         saved = train(base, tmp_path / "b", gradient_checkpointing=True, **options)
     assert saved[0] == pytest.approx(plain[0], rel=1e-5) and calls
     for name, weight in plain[1].items():
@@ -49,7 +49,7 @@ def test_checkpointing_recomputes_the_text_encoders_layers_too(family: Family) -
     encoder: Any = family.components["text_encoder"]
     some = section(gradient_checkpointing=True, text_encoder_learning_rate=0.1)
     with execution.executed(some, family):
-        layers = [m for m in encoder.modules() if isinstance(m, execution.GradientCheckpointingLayer)]
+        layers = [m for m in encoder.modules() if isinstance(m, memory.GradientCheckpointingLayer)]
         assert layers and all(layer.gradient_checkpointing and layer.training for layer in layers)
         assert not encoder.training
     assert not any(layer.gradient_checkpointing or layer.training for layer in layers)

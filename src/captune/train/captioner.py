@@ -30,8 +30,8 @@ from captune.tensors import to_bytes
 from captune.train import optimizers
 from captune.train.batches import Batch, Visit
 from captune.train.dropout import key_dropout
-from captune.train.execution import layers_checkpointed
 from captune.train.loop import Loop, State, best_epoch, fit, stops
+from captune.train.memory import layers_checkpointed
 from captune.train.plan import count_steps
 from captune.types import CaptionedPicture
 
