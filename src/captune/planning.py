@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from captune import captioners, captions, images, weights
 from captune.caption import told_cuts
+from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
 from captune.families import FACTS
-from captune.pipeline import check
 from captune.prepare import buckets, held_out_names, scan
 from captune.prepare.scan import Picture
 from captune.recipe import ArmSection, Recipe, TrainSection

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 # From the outermost layer to the innermost; a module may import its own layer and those after it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__", "cli", "console", "doctor", "demo"}),
-    frozenset({"pipeline", "planning", "designing", "measuring", "tuning"}),
+    frozenset({"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}),
     frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
     frozenset({"families", "captioners", "metrics", "exporters", "importers", "engines"}),
     frozenset(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from captune import importers, pipeline, recipe
+from captune import checking, importers, pipeline, recipe
 from captune.errors import RecipeError
 from captune.importers import Translation
 from captune.progress import Silent
@@ -82,13 +82,13 @@ def test_the_command_of_a_pets_dreambooth_becomes_the_shipped_recipe(tmp_path: P
     ],
 )
 def test_nothing_in_them_is_refused(name: str, settings: list[str]) -> None:
-    pipeline.check(shipped(name, *settings))
+    checking.check(shipped(name, *settings))
 
 
 def test_what_the_first_leaves_out_would_be_refused_and_is_said_in_it() -> None:
     settings = ("train.optimizer=adamw", "train.min_snr_gamma=5", "train.noise_offset=0.1", "train.clip_skip=2")
     with pytest.raises(RecipeError, match="3 problems") as refused:
-        pipeline.check(shipped("jefpajot_flux", *settings))
+        checking.check(shipped("jefpajot_flux", *settings))
     assert all(option in str(refused.value) for option in ("min_snr_gamma", "noise_offset", "clip_skip"))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from captune import pipeline, recipe
+from captune import checking, recipe
 from captune.errors import CaptuneError, RecipeError
 from captune.families import FACTS
 
@@ -39,7 +39,7 @@ def test_what_a_family_cannot_honour_is_refused_before_anything_loads(family_nam
     base = {"model": "somewhere/else", "family": family_name}
     train = {"steps": 1, **REFUSED[option.removeprefix("train.")]}
     with pytest.raises(RecipeError, match=f"{option} does nothing in the family {family_name}"):
-        pipeline.check(recipe.from_values({**RECIPE, "base": base, "train": train}))
+        checking.check(recipe.from_values({**RECIPE, "base": base, "train": train}))
 
 
 @pytest.mark.parametrize(

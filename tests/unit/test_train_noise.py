@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from captune import pipeline, recipe
+from captune import checking, recipe
 from captune.errors import RecipeError
 from captune.families import Family
 from captune.objective import NoiseSchedule
@@ -36,9 +36,9 @@ def test_a_folder_that_says_so_is_refused_before_it_is_loaded(kind: str | None, 
     }  # fmt: skip
     if refused:
         with pytest.raises(RecipeError, match="train: zero_terminal_snr = true: this base predicts the noise"):
-            pipeline.check(recipe.from_values(values))
+            checking.check(recipe.from_values(values))
     else:
-        pipeline.check(recipe.from_values(values))
+        checking.check(recipe.from_values(values))
 
 
 @pytest.fixture(scope="module")
