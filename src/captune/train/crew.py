@@ -83,7 +83,7 @@ class Crew:
     def at_work(self, work: Callable[..., object], *told: Any) -> Iterator[None]:
         """The leader's side of a training: the others call work(crew, *told) meanwhile, and all end together."""
         self.share((work, told))
-        with _threads(self.size), self.telling():
+        with _own_cores(self.rank, self.size), self.telling():
             yield
             self.total(0.0)
 
@@ -263,7 +263,7 @@ def serve(port: int | None = None) -> None:
         store.set(f"process {place.rank}", "here")
         dist.init_process_group(_backend(), store=store, rank=place.rank, world_size=place.size, timeout=FOREVER)
     crew = Crew(place.rank, place.size, place.local_rank)
-    with _threads(crew.size), suppress(Ended):
+    with _own_cores(crew.rank, crew.size), suppress(Ended):
         while (handed := crew.share(None)) is not None:
             work, told = handed
             try:
@@ -320,11 +320,20 @@ def _backend() -> str:
 
 
 @contextmanager
-def _threads(size: int) -> Iterator[None]:
-    """Share the CPU's cores, so that the processes do not stand in each other's way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // size))
+def _own_cores(rank: int, size: int) -> Iterator[None]:
+    """Share the CPU's cores out, so that the processes do not stand in each other's way.
+
+    Where the system can bind a process to cores it is asked to: it likes to put processes that wake each other on one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // size))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    each = len(cores) // size
+    if each:
+        os.sched_setaffinity(0, cores[rank * each : (rank + 1) * each])
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        if each:
+            os.sched_setaffinity(0, cores)
