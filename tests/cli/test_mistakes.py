@@ -144,6 +144,8 @@ def test_ctrl_c_loses_nothing(place: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # what a shell starts in the background, the tests too, ignores Ctrl-C and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     rows = place / "stopped" / "arms" / "human" / "seed-0" / "train" / "losses.jsonl"
     deadline = time.monotonic() + 240
