@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from captune import captioners, exporters, families, metrics, tuning
+from captune import captioners, exporters, families, metrics, prepare, tuning
 from captune.errors import ModelError, RecipeError
 from captune.recipe import ArmSection, Recipe, TrainSection, TuneRecipe
 from captune.train import optimizers
@@ -18,13 +18,14 @@ def check(recipe: Recipe) -> None:
     """Refuse names that no table has and options that nothing would read: all at once, before anything is loaded."""
     problems = []
 
-    def collect(place: str, test: Callable[[], None]) -> None:
+    def collect(place: str, test: Callable[[], object]) -> None:
         try:
             test()
         except (RecipeError, ModelError) as error:
             problems.append(f"{place}: {error}")
 
     collect("base", lambda: families.check(recipe.base))
+    collect("[prepare]", lambda: prepare.check(recipe.prepare))
     problems += _refused(recipe)
     collect("evaluate.metrics", lambda: metrics.check(recipe.judging, recipe.dataset.trigger_word))
     collect("export.formats", lambda: exporters.check(recipe.export.formats))

@@ -38,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything worth knowing about this installation and machine; loads no model and asks no network."""
-    return [*_python(), *_packages(), *_embedded_models(), *_torch(), *_space(), *_hub()]
+    return [*_python(), *_packages(), *_embedded_models(), *_torch(), *_pictures(), *_space(), *_hub()]
 
 
 def healthy(findings: list[Finding]) -> bool:
@@ -152,6 +152,30 @@ def _precision(device: str) -> str:
     dtype = _devices.choose_dtype("auto", torch.device(device))
     bf16 = "bf16 natively" if dtype is torch.bfloat16 else "no native bf16"
     return f"{bf16}; auto is {str(dtype).removeprefix('torch.')}"
+
+
+def _pictures() -> Iterator[Finding]:
+    """Which formats beyond Pillow's usual ones, and which face detectors, prepare can use here."""
+    if any(importlib.util.find_spec(name) is None for name in ("PIL", "numpy")):
+        return  # told among the packages
+    from captune import detectors, images
+
+    there = [suffix for suffix in (".avif", ".heic") if suffix in images.extensions()]
+    yield Finding(
+        "formats", "ok", f"{len(images.extensions())} file endings, with {', '.join(there) or 'no AVIF, no HEIC'}"
+    )
+    for name in detectors.DETECTORS:
+        reason = detectors.missing(name)
+        if name not in detectors.PREFERRED:
+            yield Finding(f"faces: {name}", "ok", "with a model file of your own (prepare.face_model)", required=False)
+        elif reason is None:
+            yield Finding(f"faces: {name}", "ok", "can be used", required=False)
+        else:
+            yield Finding(f"faces: {name}", "missing", reason, f"optional: {detectors.INSTALL}", required=False)
+    found = detectors.packages()
+    if len(found) > 1:
+        advice = "they share one folder and break each other: uninstall all of them and install one again"
+        yield Finding("opencv", "warn", ", ".join(found), advice, required=False)
 
 
 def _space() -> Iterator[Finding]:

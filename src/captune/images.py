@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,12 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from captune import runs
 from captune.errors import DataError, RecipeError
 
-EXTENSIONS = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-    )
-    + (".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".qoi")
-)
+NO_PICTURES = frozenset(("EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "FLI"))  # programs, films and data
+PHONE_FORMATS = frozenset((".heic", ".heif", ".hif"))  # read where the package pillow-heif is installed
 FORMATS = "JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF, JPEG 2000, PPM, TGA, PSD, QOI"
 MASK = ".mask.png"
+CENTER = (0.5, 0.5)
+ALIKE = 0.02  # how far a mask's proportions may be from its picture's
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 PAGED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")  # not MPO: most of a phone's JPEGs carry a second, technical picture
@@ -45,6 +31,27 @@ class PictureError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be used as a picture: {reason}")
         self.reason = reason
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """The endings of file names, in lower case, behind which Pillow and its installed plugins read a picture."""
+    _register_heif()
+    return frozenset(
+        suffix
+        for suffix, form in Image.registered_extensions().items()
+        if form in Image.OPEN and form not in NO_PICTURES
+    )
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC where pillow-heif is installed; AVIF it reads by itself."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def color(name: str) -> tuple[int, int, int]:
 
 def read_header(path: Path) -> Header:
     """Width and height as shown (EXIF orientation applied) and number of frames, mostly without decoding."""
+    extensions()
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -86,6 +94,7 @@ def open_picture(path: Path, background: str = "white") -> Image.Image:
     are laid on `background`, and of several frames the first is taken.
     """
     ground = color(background)
+    extensions()
     try:
         with Image.open(path) as image:
             image.load()
@@ -163,9 +172,43 @@ def enlargement(size: tuple[int, int], target: tuple[int, int]) -> float:
     return max(target[0] / size[0], target[1] / size[1])
 
 
-def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture scaled (Lanczos) until it covers width x height, and cut around its centre to exactly that."""
-    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+def crop_box(
+    size: tuple[int, int], target: tuple[int, int], centering: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """What `fit` keeps of a picture of `size`: left, top, right, bottom in its own pixels."""
+    factor = enlargement(size, target)
+    width, height = target[0] / factor, target[1] / factor
+    left, top = (size[0] - width) * centering[0], (size[1] - height) * centering[1]
+    return left, top, left + width, top + height
+
+
+def fit(
+    image: Image.Image,
+    width: int,
+    height: int,
+    centering: tuple[float, float] = CENTER,
+    method: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """The picture scaled until it covers width x height, and cut to exactly that.
+
+    `centering` says where what is cut off lies: (0, 0) keeps the upper left, (0.5, 0.5) the middle, (1, 1) the lower right.
+    """
+    return ImageOps.fit(image, (width, height), method, centering=centering)
+
+
+def fit_mask(
+    path: Path, source: tuple[int, int], target: tuple[int, int], centering: tuple[float, float]
+) -> Image.Image:
+    """The mask (8-bit grey) of a picture of size `source`, cut to `target` as `fit` cuts the picture."""
+    image = open_picture(path, "black").convert("L")
+    if abs(image.width / image.height / (source[0] / source[1]) - 1) > ALIKE:
+        raise DataError(
+            f"the mask {path} is {image.width} x {image.height} and its picture {source[0]} x {source[1]}: "
+            "give it the same proportions"
+        )
+    if image.size != source:
+        image = image.resize(source, Image.Resampling.BOX)
+    return fit(image, *target, centering, Image.Resampling.BOX)
 
 
 def write_png(image: Image.Image, path: Path) -> None:

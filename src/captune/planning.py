@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,8 @@ from captune.caption import told_cuts
 from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
 from captune.families import FACTS
-from captune.prepare import buckets, held_out_names, scan
-from captune.prepare.scan import Picture
+from captune.prepare import buckets, duplicates, held_out_names, scan
+from captune.prepare.scan import Picture, Scan, Skipped, relative
 from captune.recipe import ArmSection, Recipe, TrainSection
 from captune.tokens import Tokens
 from captune.train.optimizers import lr_factor
@@ -34,7 +36,7 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     """
     check(recipe)
     check_shares(recipe.train.batch_size * recipe.train.gradient_accumulation, processes)
-    found = scan(recipe.dataset.path, recipe.dataset.repeats)
+    found = _screened(recipe, scan(recipe.dataset.path, recipe.dataset.repeats, recipe.prepare.smallest_side))
     warnings = [f"{s.file} is skipped: {s.reason}" for s in found.skipped] + list(found.warnings)
     size_of = buckets.chooser(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
     visits: Counter[Size] = Counter()
@@ -46,10 +48,7 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
         prepared.append(size)
         if picture.id not in held:
             visits[size] += picture.repeats
-    if recipe.train.masked_loss or any(arm.train.get("masked_loss") for arm in recipe.arm):
-        masks = sum(images.mask_file(picture.path).is_file() for picture in found.pictures)
-        stop = "the run would stop: " if not masks else ""
-        warnings.append(f"{stop}{masks} of {len(found.pictures)} pictures have a mask beside them (train.masked_loss)")
+    warnings += _about_masks(recipe, found.pictures)
     regularization = _regularization(recipe, visits)
     length = _steps(recipe.train, visits)
     said: dict[str, list[str]] = {}
@@ -96,11 +95,41 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     }
 
 
+def _screened(recipe: Recipe, found: Scan) -> Scan:
+    """The pictures less the near-duplicates that prepare will leave out."""
+    section = recipe.prepare
+    if section.near_duplicates == "keep":
+        return found
+    root = recipe.dataset.path
+    looks = {relative(p.path, root): duplicates.look(images.open_picture(p.path)) for p in found.pictures}
+    headers = {relative(p.path, root): images.read_header(p.path) for p in found.pictures}
+    pairs = list(duplicates.near_duplicates(looks, section.duplicate_distance))
+    gone = duplicates.dropped(pairs, {name: header.width * header.height for name, header in headers.items()})
+    left = [Skipped(name, duplicates.as_reason(pair, name)) for name, pair in gone.items()]
+    kept = [picture for picture in found.pictures if relative(picture.path, root) not in gone]
+    return replace(found, pictures=kept, skipped=sorted([*found.skipped, *left], key=lambda s: s.file))
+
+
+def _about_masks(recipe: Recipe, pictures: Sequence[Picture]) -> list[str]:
+    """Whether the masks beside the pictures are read, and whether there are any where they should be."""
+    masks = sum(images.mask_file(picture.path).is_file() for picture in pictures)
+    blurred = recipe.prepare.blur_faces != "none"
+    lines = []
+    if recipe.train.masked_loss or any(arm.train.get("masked_loss") for arm in recipe.arm):
+        stop = "the run would stop: " if not masks and not blurred else ""
+        lines.append(f"{stop}{masks} of {len(pictures)} pictures have a mask beside them (train.masked_loss)")
+    elif masks:
+        lines.append(f"{masks} pictures have a mask beside them that no training reads; set train.masked_loss = true")
+    if blurred:
+        lines.append("prepare.blur_faces: which faces there are, and so what is masked, is known when prepare has run")
+    return lines
+
+
 def _regularization(recipe: Recipe, visits: Counter[Size]) -> int:
     """Add the regularization images to the visits; returns how many there are."""
     section = recipe.regularization
     if section.path is not None:
-        found = scan(section.path, section.repeats)
+        found = scan(section.path, section.repeats, recipe.prepare.smallest_side)
         size_of = buckets.chooser(recipe.dataset.resolution, recipe.prepare, FACTS[recipe.base.family].multiple)
         for picture in found.pictures:
             header = images.read_header(picture.path)

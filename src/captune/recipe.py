@@ -56,7 +56,11 @@ class PrepareSection(Section):
     """How pictures are brought to the size that training needs."""
 
     crop: Literal["square", "bucket"] = "square"
-    """`square`: centre crop to a square; `bucket`: keep the aspect ratio, to the nearest bucket of the same area."""
+    """`square`: a square around the subject (`focus`); `bucket`: keep the aspect ratio, to the nearest bucket of the same
+    area, cut around the centre."""
+    focus: Literal["auto", "faces", "saliency", "center"] = "auto"
+    """What a square is cut around: the subject's face, what stands out (the spectral residual: Hou and Zhang 2007), the
+    centre; auto: a face where a detector is installed and finds one, else what stands out."""
     bucket_step: int = Field(64, ge=8)
     """Bucket sides are multiples of this many pixels."""
     bucket_min: int | None = Field(None, ge=8)
@@ -68,6 +72,23 @@ class PrepareSection(Section):
     their bucket; larger ones get the bucket that their own shape makes (kohya's option of that name)."""
     background: str = "white"
     """Colour that transparent pixels are laid on."""
+    smallest_side: int = Field(16, ge=1)
+    """Pictures with a side of fewer pixels are left out, by name."""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """Pictures that show nearly the same are always named in pairs; `drop` leaves out all but the largest of them."""
+    duplicate_distance: int = Field(10, ge=0, le=32)
+    """Up to how many of 64 bits the perceptual hashes of near-duplicates differ."""
+    blur_faces: Literal["none", "others", "all"] = "none"
+    """Blur faces: `others` keeps the subject's, `all` none. Masks are written too, and no loss reads what is blurred,
+    whatever train.masked_loss says."""
+    face_detector: str | None = None
+    """centerface, haar, or yunet (with face_model); the best that is installed if not given."""
+    face_model: Path | None = None
+    """The detector's model file, in place of the installed one."""
+    face_reference: Path | None = None
+    """A picture of the subject's face: the face most like it is the subject's. Not given: the largest and most central."""
+    contact_sheet: int = Field(240, ge=0)
+    """How many pictures the contact sheet shows at most, those with faces first."""
 
     @model_validator(mode="after")
     def _all_is_read(self) -> PrepareSection:

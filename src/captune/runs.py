@@ -69,8 +69,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """One JSON object a line; paths are stored as text, those near the file relative to its folder, others absolute."""
-    lines = [json.dumps(plain(record, below=path.parent), ensure_ascii=False) for record in records]
-    write_text(path, "".join(line + "\n" for line in lines))
+    with atomic(path) as part, open(part, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(plain(record, below=path.parent), ensure_ascii=False) + "\n")
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
@@ -80,10 +81,19 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for name, hint in hints.items():
-            if hint == "Path":
+            if hint in ("Path", "Path | None") and row.get(name) is not None:
                 row[name] = Path(os.path.normpath(path.parent / row[name]))
+            elif hint.startswith("tuple") and name in row:
+                row[name] = tupled(row[name])
         records.append(kind(**row))
     return records
+
+
+def tupled(value: Any) -> Any:
+    """JSON's lists as the tuples that they were in a record."""
+    if isinstance(value, dict):
+        return {k: tupled(v) for k, v in value.items()}
+    return tuple(tupled(v) for v in value) if isinstance(value, list) else value
 
 
 def plain(value: Any, below: Path | None = None) -> Any:

@@ -28,6 +28,8 @@ class Example:
     repeats: int
     sha256: str  # of the prepared PNG's bytes
     weight: float = 1.0  # its share of the loss; below 1 for regularization images
+    centering: tuple[float, float] = (0.5, 0.5)  # where in the source it was cut, as images.fit has it
+    mask: Path | None = None  # of the prepared picture: white = learn; kept out of every loss, asked for or not
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__", "cli", "console", "doctor", "demo"}),
     frozenset({"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}),
     frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
-    frozenset({"families", "captioners", "metrics", "exporters", "importers", "engines"}),
+    frozenset({"families", "captioners", "detectors", "metrics", "exporters", "importers", "engines"}),
     frozenset(
         {"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors", "tokens", "objective"}
     ),
@@ -31,9 +31,10 @@ WITHOUT_TORCH = (
     "captune.train.optimizers",
     *("captune.recipe", "captune.types", "captune.errors", "captune.parts", "captune.progress", "captune.runs"),
     *("captune.captions", "captune.images", "captune.weights", "captune.prepare", "captune.captioners"),
+    "captune.detectors",
     *("captune.metrics", "captune.metrics.captions", "captune.engines"),
 )
-HEAVY = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "matplotlib"})
+HEAVY = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "matplotlib", "cv2"})
 
 # Libraries that only one module may import, so that there is one place to look at.
 ONLY_IN = {"accelerate": "captune.train.loop", "datasets": "captune.prepare.hub"}

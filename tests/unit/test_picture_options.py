@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,11 +45,27 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "regularization.weight": ({"regularization.weight": 0.1}, DRAWN),
     "regularization.repeats": ({"regularization.repeats": 2}, DRAWN),
 }
+# Options that choose among pictures and places in them, each with the test in which they do.
+ELSEWHERE = {
+    "prepare.focus": "test_faces:test_square_holds_what_stands_out",
+    "prepare.smallest_side": "test_prepare:test_pictures_below_the_smallest_side_are_left_out_by_name",
+    "prepare.near_duplicates": "test_faces:test_near_duplicates_are_named_and_left_out_only_when_asked",
+    "prepare.duplicate_distance": "test_faces:test_near_duplicates_are_found_in_pairs_and_mirrored_too",
+    "prepare.blur_faces": "test_faces:test_others_keeps_the_largest_face_and_masks_the_rest",
+    "prepare.face_detector": "test_faces:test_detectors_find_a_portrait_among_pictures_of_several_sizes",
+    "prepare.face_model": "test_faces:test_options_that_nothing_would_read_are_refused",
+    "prepare.face_reference": "test_faces:test_description_knows_a_face_again_in_other_light_and_size",
+    "prepare.contact_sheet": "test_faces:test_folder_becomes_a_data_set_and_every_file_has_a_line",
+}
 SECTIONS = {"dataset": DatasetSection, "prepare": PrepareSection, "regularization": RegularizationSection}
 
 
 def test_every_option_of_the_sections_is_accounted_for() -> None:
-    assert set(CHANGES) == {f"{name}.{field}" for name, section in SECTIONS.items() for field in section.model_fields}
+    fields = {f"{name}.{field}" for name, section in SECTIONS.items() for field in section.model_fields}
+    assert {*CHANGES, *ELSEWHERE} == fields
+    for named in ELSEWHERE.values():
+        file, test = named.split(":")
+        assert f"def {test}(" in (Path(__file__).parent / f"{file}.py").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from captune.recipe import DatasetSection, PrepareSection
 from captune.runs import StageFolder, sha256_of
 from captune.types import Example
 
+PLAIN = PrepareSection(focus="center", contact_sheet=0)  # no detector is loaded, no sheet drawn: quick
+
 
 class Heard(Silent):
     """Keeps what is said."""
@@ -46,7 +48,7 @@ def run(
 ) -> tuple[list[Example], StageFolder, list[str]]:
     heard, folder = Heard(), StageFolder(out)
     dataset = DatasetSection(path=path, resolution=resolution, repeats=repeats)
-    return prepare.prepare_images(dataset, section or PrepareSection(), 8, folder, heard), folder, heard.lines
+    return prepare.prepare_images(dataset, section or PLAIN, 8, folder, heard), folder, heard.lines
 
 
 # scan
@@ -63,6 +65,14 @@ def test_pictures_are_found_in_all_subfolders_with_stable_ids(tmp_path: Path) ->
     assert found.skipped == [] and found.warnings == []
 
 
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where pillow-heif is not installed."""
+    found = images.extensions() - images.PHONE_FORMATS
+    monkeypatch.setattr(images, "extensions", lambda: found)
+
+
+@pytest.mark.usefixtures("without_heif")
 def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
     draw(tmp_path / "good.jpg")
     draw(tmp_path / ".hidden.jpg")
@@ -142,6 +152,7 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
     assert [s.file for s in found.skipped] == ["round/"]
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_folder_without_pictures_names_the_folder_and_the_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures in .*JPEG, PNG") as told:
         scan(tmp_path, 1)
@@ -286,7 +297,7 @@ def test_buckets_keep_the_aspect_of_each_picture(tmp_path: Path) -> None:
 
 def test_enlarged_and_animated_and_skipped_are_said_by_name(tmp_path: Path) -> None:
     draw(tmp_path / "photos/small.png", 40, 32)
-    draw(tmp_path / "photos/exact.png", 64, 64)
+    draw(tmp_path / "photos/exact.png", 64, 64, seed=1)
     (tmp_path / "photos/broken.png").write_bytes(b"")
     frames = [Image.new("RGB", (90, 90), color) for color in ("red", "green")]
     frames[0].save(tmp_path / "photos/moving.gif", save_all=True, append_images=frames[1:])
@@ -298,6 +309,15 @@ def test_enlarged_and_animated_and_skipped_are_said_by_name(tmp_path: Path) -> N
         "small.png (40 x 32) is enlarged 2.00 times to fill 64 x 64",
     ]
     assert lines == ["skipped broken.png: the file is empty (0 bytes)", *manifest["warnings"]]
+
+
+def test_pictures_below_the_smallest_side_are_left_out_by_name(tmp_path: Path) -> None:
+    draw(tmp_path / "photos/small.png", 40, 29)
+    draw(tmp_path / "photos/large.png", 40, 30, seed=1)
+    section = PLAIN.model_copy(update={"smallest_side": 30})
+    examples, folder, _ = run(tmp_path / "photos", tmp_path / "out", section, resolution=32)
+    assert [e.id for e in examples] == ["large"]
+    assert [s["file"] for s in folder.manifest()["skipped"]] == ["small.png"]
 
 
 def test_second_run_does_nothing_but_says_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +381,7 @@ def test_interrupted_run_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pyt
 
     dataset = DatasetSection(path=tmp_path / "photos", resolution=64)
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare_images(dataset, PrepareSection(), 8, StageFolder(tmp_path / "out"), Interrupting())
+        prepare.prepare_images(dataset, PLAIN, 8, StageFolder(tmp_path / "out"), Interrupting())
     left = set((tmp_path / "out/images").glob("*.png"))
     assert len(left) >= 3
     opened: list[str] = []

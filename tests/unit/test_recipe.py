@@ -190,7 +190,7 @@ def test_mistake_is_told_with_its_place(sections: dict[str, Any], expected: str)
 
 def test_unknown_key_without_a_near_one_lists_the_known() -> None:
     (line,) = problems(prepare={"zzz": 1})
-    assert line.startswith("prepare.zzz: unknown key (known: crop, bucket_step,")
+    assert line.startswith("prepare.zzz: unknown key (known: crop, focus, bucket_step,")
 
 
 def test_all_mistakes_are_told_together() -> None:

@@ -90,7 +90,7 @@ def _balance(found: Translation, folder: Setting | None, prior: Setting) -> None
 
 def _count(folder: Path) -> int:
     """How many pictures lie in a folder and below it; 0 for one that is not here."""
-    return sum(path.suffix.lower() in images.EXTENSIONS for path in folder.rglob("*")) if folder.is_dir() else 0
+    return sum(path.suffix.lower() in images.extensions() for path in folder.rglob("*")) if folder.is_dir() else 0
 
 
 def _length(found: Translation, steps: Setting | None, save: Setting | None) -> None:

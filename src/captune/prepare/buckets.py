@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from captune.errors import RecipeError
 from captune.recipe import PrepareSection
@@ -41,12 +42,13 @@ def nearest_bucket(width: int, height: int, sizes: Sequence[Size]) -> Size:
 def chooser(resolution: int, section: PrepareSection, multiple: int) -> Callable[[int, int], Size]:
     """What says which size a picture of some width and height is brought to.
 
-    Raises RecipeError where the sizes asked for cannot be had with sides that are multiples of `multiple`.
+    It can be sent to another process. Raises RecipeError where the sizes asked for cannot be had with sides that are
+    multiples of `multiple`.
     """
     sizes = allowed_sizes(resolution, section, multiple)
     if section.bucket_no_upscale:
-        return lambda width, height: own_bucket(width, height, resolution, section.bucket_step)
-    return lambda width, height: nearest_bucket(width, height, sizes)
+        return partial(own_bucket, resolution=resolution, step=section.bucket_step)
+    return partial(nearest_bucket, sizes=sizes)
 
 
 def own_bucket(width: int, height: int, resolution: int, step: int) -> Size:

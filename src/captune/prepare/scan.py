@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from captune.errors import DataError
 
 KOHYA_FOLDER = re.compile(r"(\d+)_")  # "30_jefpajot man": 30 repeats
 COMPANIONS = frozenset((".txt", ".caption", ".cap", ".json", ".jsonl", ".csv", ".toml", ".yaml", ".yml", ".md", ".npz"))
-PHONE_FORMATS = (".heic", ".heif")
 SMALLEST_SIDE = 16
+MASKLIKE = images.MASK.removesuffix(".png")  # a picture of this name, as PNG, would be taken for another one's mask
 THREADS = min(8, os.cpu_count() or 1)  # each holds a decoded picture
 
 
@@ -43,16 +43,17 @@ class Scan:
     pictures: list[Picture]
     skipped: list[Skipped]
     warnings: list[str]
+    companions: list[str] = field(default_factory=list)  # what lies beside the pictures: captions, masks, metadata
 
 
-def scan(path: Path, default_repeats: int) -> Scan:
+def scan(path: Path, default_repeats: int, smallest_side: int = SMALLEST_SIDE) -> Scan:
     """The pictures below `path` that can be decoded. Raises DataError when there is none.
 
     Subfolders are read too; those named like kohya's `30_name class` set the repeats of what lies below them.
     """
     listed = list_pictures(path, default_repeats)
     with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter's lock
-        problems = list(pool.map(lambda picture: problem_of(picture.path), listed.pictures))
+        problems = list(pool.map(lambda picture: problem_of(picture.path, smallest_side), listed.pictures))
     broken = [
         Skipped(relative(picture.path, path), problem)
         for picture, problem in zip(listed.pictures, problems, strict=True)
@@ -61,7 +62,7 @@ def scan(path: Path, default_repeats: int) -> Scan:
     kept = [p for p, problem in zip(listed.pictures, problems, strict=True) if problem is None]
     if not kept:
         raise none_usable(path, broken)
-    return Scan(kept, sorted(listed.skipped + broken, key=lambda s: s.file), listed.warnings)
+    return replace(listed, pictures=kept, skipped=sorted(listed.skipped + broken, key=lambda s: s.file))
 
 
 def list_pictures(path: Path, default_repeats: int) -> Scan:
@@ -71,6 +72,7 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
     found: list[tuple[Path, int]] = []
     masks: list[Path] = []
     skipped: list[Skipped] = []
+    companions: list[str] = []
     for file in _walk(root, skipped):
         reason = _no_picture(file)
         if reason is None and file.name.endswith(images.MASK):
@@ -83,10 +85,14 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
             found.append((file, repeats))
         elif reason:
             skipped.append(Skipped(relative(file, root), reason))
+        else:
+            companions.append(relative(file, root))
     pictures = {file.with_suffix("") for file, _ in found}
     for file in masks:
         if file.with_name(file.name.removesuffix(images.MASK)) not in pictures:
             skipped.append(Skipped(relative(file, root), "a mask, and no picture of that name is used"))
+        else:
+            companions.append(relative(file, root))
     if not found:
         also = f" (left out: {_some([f'{s.file}: {s.reason}' for s in skipped])})" if skipped else ""
         raise DataError(
@@ -95,27 +101,24 @@ def list_pictures(path: Path, default_repeats: int) -> Scan:
     found.sort(key=lambda row: relative(row[0], root))
     ids = _unique_ids([relative(file, root) for file, _ in found])
     named = [Picture(file, name, repeats) for (file, repeats), name in zip(found, ids, strict=True)]
-    return Scan(
-        named,
-        sorted(skipped, key=lambda s: s.file),
-        [*_root_warnings(root, default_repeats), *_namesakes([relative(file, root) for file, _ in found])],
-    )
+    warnings = [*_root_warnings(root, default_repeats), *_namesakes([relative(file, root) for file, _ in found])]
+    return Scan(named, sorted(skipped, key=lambda s: s.file), warnings, sorted(companions))
 
 
-def problem_of(path: Path) -> str | None:
+def problem_of(path: Path, smallest_side: int = SMALLEST_SIDE) -> str | None:
     """Why a picture cannot be used, or None; decodes it whole, since a cut-off file shows only then."""
     try:
         width, height = images.open_picture(path).size
     except images.PictureError as error:
         return error.reason
-    return too_small(width, height)
+    return too_small(width, height, smallest_side)
 
 
-def too_small(width: int, height: int) -> str | None:
+def too_small(width: int, height: int, smallest_side: int = SMALLEST_SIDE) -> str | None:
     """The reason against a picture that has hardly any pixels, or None."""
-    if min(width, height) >= SMALLEST_SIDE:
+    if min(width, height) >= smallest_side:
         return None
-    return f"{width} x {height} pixels are too few (at least {SMALLEST_SIDE} a side)"
+    return f"{width} x {height} pixels are too few (at least {smallest_side} a side)"
 
 
 def none_usable(path: Path, broken: list[Skipped]) -> DataError:
@@ -191,12 +194,12 @@ def _no_picture(file: Path) -> str | None:
     suffix = file.suffix.lower()
     if file.name.startswith("."):
         return "hidden file"
-    if suffix in images.EXTENSIONS:
+    if suffix in images.extensions():
         return None
     if suffix in COMPANIONS:
         return ""
-    if suffix in PHONE_FORMATS:
-        return f"{suffix} cannot be read; save it as JPEG or PNG"
+    if suffix in images.PHONE_FORMATS:
+        return f"{suffix} cannot be read; run pip install 'captune[heif]', or save it as JPEG or PNG"
     return f"no picture format that can be read ({suffix or 'no extension'})"
 
 
@@ -240,7 +243,7 @@ def _unique_ids(files: list[str]) -> list[str]:
     taken: set[str] = set()
     for file in files:  # plain names first, so that no made-up name takes one away
         name = file.rpartition(".")[0]
-        if name.casefold() not in taken:
+        if name.casefold() not in taken and not name.casefold().endswith(MASKLIKE):
             taken.add(name.casefold())
             ids[file] = name
     for file in files:

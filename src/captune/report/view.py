@@ -20,6 +20,8 @@ from captune.report.wording import (
     warnings_of,
 )
 
+SHEET_SIDE = 1200  # pixels of a contact sheet's longer side, so that its names can be read
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -77,6 +79,7 @@ def page(story: Story) -> dict[str, Any]:
         "prompt_tokens": _prompt_tokens(story),
         "captioned": texts.captioned(story),
         "preparation": _preparation(story),
+        "contact_sheets": _contact_sheets(story),
         "losses": curves.plot(story.losses),
         "exports": provenance.exports(story),
         "uses": provenance.uses(story),
@@ -174,6 +177,14 @@ def _preparation(story: Story) -> list[str]:
     ]
     said = [f"{arm}: {line}" for arm in story.arms for line in warnings_of(story, f"arms/{arm}/caption")]
     return [*skipped, *warnings_of(story, "prepare"), *said]
+
+
+def _contact_sheets(story: Story) -> list[pictures.Picture]:
+    """The first contact sheet, and the one of near-duplicates, as prepare has drawn them."""
+    names = [str(name) for name in story.costs.get("prepare", {}).get("contact_sheets", [])]
+    chosen = [*names[:1], *(name for name in names[1:] if name.startswith("near"))]
+    paths = [story.run / "prepare" / name for name in chosen]
+    return [pictures.embed(path, SHEET_SIDE) for path in paths if path.is_file()]
 
 
 def _file_notes(story: Story) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +17,6 @@ from captune.families import USUAL, Conditioning, Family, Reading
 from captune.progress import Progress
 from captune.runs import StageFolder, atomic
 from captune.types import Example
-
-ALIKE = 0.02  # how far a mask's proportions may be from its picture's
 
 Latents = dict[str, Tensor]  # "<example id>" and, mirrored, "<example id>|flip": (channels, h, w) float32
 
@@ -64,42 +62,50 @@ def _open(path: Path) -> Image.Image:
         ) from error
 
 
-def mask_files(examples: Sequence[Example]) -> dict[str, Path]:
-    """The masks beside the pictures (a.mask.png beside a.jpg) by example id. Raises DataError where there is none at all."""
-    beside = {e.id: images.mask_file(e.source) for e in examples}
-    found = {name: path for name, path in beside.items() if path.is_file()}
-    if not found:
-        first = next(iter(beside.values()))
+def mask_files(examples: Sequence[Example], beside: bool = True) -> dict[str, list[Path]]:
+    """The masks of the pictures by example id: those that prepare made, and (`beside`) a.mask.png beside a.jpg.
+
+    Raises DataError where there should be masks beside the pictures and there is none at all.
+    """
+    made = {e.id: [e.mask] for e in examples if e.mask is not None}
+    if not beside:
+        return made
+    there = {e.id: images.mask_file(e.source) for e in examples}
+    found = {name: path for name, path in there.items() if path.is_file()}
+    if not found and not made:
+        first = next(iter(there.values()))
         raise DataError(
             f"train.masked_loss = true, but no picture has a mask beside it (looked for {first} and so on); white is "
             "learned, black is not"
         )
-    return found
+    return {
+        e.id: [*made.get(e.id, ()), *([found[e.id]] if e.id in found else ())]
+        for e in examples
+        if e.id in made or e.id in found
+    }
 
 
-def read_masks(files: Mapping[str, Path], examples: Sequence[Example], latents: Mapping[str, Tensor]) -> Latents:
+def read_masks(
+    files: Mapping[str, Sequence[Path]], examples: Sequence[Example], latents: Mapping[str, Tensor]
+) -> Latents:
     """How much of each latent pixel is learned (1, h, w) in [0, 1], by example id, for the examples that have a mask.
 
-    A mask is cut as its picture was, and each of its latent pixels is the mean of the pixels below it.
+    A mask beside a picture is cut as the picture was; what two masks leave is their product; each latent pixel is the mean
+    of the pixels below it.
     """
     return {e.id: _mask(files[e.id], e, latents[e.id]) for e in examples if e.id in files}
 
 
-def _mask(path: Path, example: Example, latents: Tensor) -> Tensor:
-    source = example.source_width, example.source_height
-    image = images.open_picture(path, "black").convert("L")
-    if abs(image.width / image.height / (source[0] / source[1]) - 1) > ALIKE:
-        raise DataError(
-            f"the mask {path} is {image.width} x {image.height} and its picture {source[0]} x {source[1]}: "
-            "give it the same proportions"
-        )
-    if image.size != source:
-        image = image.resize(source, Image.Resampling.BOX)
-    cut = ImageOps.fit(image, (example.width, example.height), Image.Resampling.BOX)  # as images.fit cuts pictures
-    values = torch.from_numpy(images.to_pixel_values(cut)[:1].copy())[None] / 2 + 0.5
+def _mask(paths: Sequence[Path], example: Example, latents: Tensor) -> Tensor:
+    source, size = (example.source_width, example.source_height), (example.width, example.height)
+    where, values = example.centering, torch.ones(1, 1, example.height, example.width)
+    for path in paths:
+        cut = images.open_picture(path, "black") if path == example.mask else images.fit_mask(path, source, size, where)
+        values *= torch.from_numpy(images.to_pixel_values(cut)[:1].copy())[None] / 2 + 0.5
     mask = F.interpolate(values, latents.shape[-2:], mode="area")[0]
     if not mask.any():
-        raise DataError(f"the mask {path} is black wherever the picture is used: take the picture out, or draw it anew")
+        told = " and ".join(str(path) for path in paths)
+        raise DataError(f"the mask {told} is black wherever the picture is used: take the picture out, or draw it anew")
     return mask
 
 

@@ -67,9 +67,9 @@ def train_lora(
         "snapshots": snapshot_every,
         **({"watched": watch.made_of} if watch else {}),
     }
-    masks = mask_files(examples) if section.masked_loss else {}
-    if section.masked_loss:
-        inputs["masks"] = {name: sha256_of(file) for name, file in masks.items()}
+    masks = mask_files(examples, beside=section.masked_loss)
+    if masks:
+        inputs["masks"] = {name: [sha256_of(file) for file in files] for name, files in masks.items()}
     path = folder.path / "adapter.safetensors"
     facts = folder.manifest()
     if folder.done(inputs):
@@ -177,7 +177,7 @@ def _fit(
     examples: Sequence[Example],
     said: Sequence[str],
     latents: Latents,
-    masks: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
     progress: Progress,
     after_epoch: Callable[[State], None] = lambda state: None,
     keep: Callable[[State], None] | None = None,
@@ -223,7 +223,7 @@ def _follow(
     examples: Sequence[Example],
     said: Sequence[str],
     latents: Latents,
-    masks: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
     measured: bool,
 ) -> None:
     """The part of a training that falls to every process but the leading one."""
@@ -269,7 +269,7 @@ def _losses(
     examples: Sequence[Example],
     captions: Sequence[str],
     latents: Latents,
-    masks: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
 ) -> Callable[[Batch], Tensor]:
     """The training step's loss: per-picture losses (batch,) of a batch, every draw keyed by (seed, example id, visit)."""
     words = Words(section, family, captions)
