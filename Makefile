@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "captune needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[caption-metrics,datasets,dev,optimizers]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[caption-metrics,datasets,dev,optimizers,tagger]'
 	@touch $@
 
 demo: setup

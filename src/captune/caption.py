@@ -12,6 +12,7 @@ from typing import Any
 
 import captune
 from captune import captioners, captions, runs
+from captune.captioners import Failed
 from captune.engines import Engine
 from captune.errors import DataError
 from captune.progress import Progress
@@ -38,7 +39,8 @@ def caption_examples(
     """
     section = _captioner_of(arm)
     captioners.check(section)
-    captioner = captioners.load(section, device)
+    words = captioners.Words(dataset.trigger_word, dataset.class_word)
+    captioner = captioners.load(section, device, words, _answers(folder))
     sources = captioner.sources(examples)
     inputs = _inputs(arm, dataset, examples, captioner.settings, sources)
     records, texts = folder.path / "captions.jsonl", folder.path / "captions"
@@ -49,12 +51,17 @@ def caption_examples(
         _tell_changed(arm, captions.changed(texts, found), progress)
         return found
     folder.begin(inputs, keep=True)
-    said = _say_all(captioner, arm, examples, folder, inputs, progress, engine)
+    spoken = _say_all(captioner, arm, examples, folder, inputs, progress, engine)
+    if isinstance(captioner, captioners.Served):
+        progress.say(f"arm {arm.name}: {_told_account(captioner.account())}")
+    said = _without_failures(arm, examples, spoken, folder)
     made = _with_trigger(arm, dataset, examples, said)
     facts = _facts(arm, dataset, examples, said, made)
     for line in facts["warnings"]:
         progress.say(f"arm {arm.name}: {line}")
     facts["warnings"] = [*sources.warnings, *facts["warnings"]]
+    if isinstance(captioner, captioners.Served):
+        facts["account"] = captioner.account()
     captions.write(texts, made)
     runs.write_records(records, made)
     folder.finish(inputs, [records], captioner={"name": section.name, **captioner.settings}, **facts)
@@ -203,6 +210,36 @@ def _partial(folder: StageFolder) -> Path:
     return folder.path / "said.jsonl"
 
 
+def _answers(folder: StageFolder) -> Path:
+    """What was paid for stays when the stage is made anew, so it lies beside the stage's folder."""
+    return folder.path.with_name("answers.jsonl")
+
+
+def _told_account(account: Mapping[str, float]) -> str:
+    """An account in a sentence; money only where prices are known."""
+    told = "{asked} requests, {kept} answers kept from before, {tokens_in} tokens read and {tokens_out} written"
+    spent = f", {account['spent']:.4f} spent for this arm in all" if account["spent"] else ""
+    return told.format(**account) + spent
+
+
+def _without_failures(
+    arm: ArmSection, examples: Sequence[Example], spoken: Sequence[str | Failed], folder: StageFolder
+) -> list[str]:
+    """The captions; a DataError names the pictures that have none, for an arm is trained on all pictures or on none."""
+    failed = [(e.id, said.reason) for e, said in zip(examples, spoken, strict=True) if isinstance(said, Failed)]
+    path = folder.path / "failed.jsonl"
+    if not failed:
+        path.unlink(missing_ok=True)
+        return [said for said in spoken if isinstance(said, str)]
+    runs.write_records(path, [{"id": name, "reason": reason} for name, reason in failed])
+    have = "picture has" if len(failed) == 1 else "pictures have"
+    raise DataError(
+        f"arm {arm.name}: {len(failed)} of {len(examples)} {have} no caption: "
+        f"{captions.some([f'{name} ({reason})' for name, reason in failed])}. All are in {path}. The captions of the "
+        "others are kept: run again to caption these alone, or take these pictures out of the folder"
+    )
+
+
 def _say_all(
     captioner: captioners.Captioner,
     arm: ArmSection,
@@ -211,10 +248,10 @@ def _say_all(
     inputs: dict[str, Any],
     progress: Progress,
     engine: Engine,
-) -> list[str]:
+) -> list[str | Failed]:
     """What the captioner says of every example; each batch is on disk as soon as it is there."""
-    batch_size = _captioner_of(arm).batch_size
-    said = _said_before(_partial(folder), examples, batch_size)
+    batch_size = captioners.at_a_time(_captioner_of(arm))
+    said: list[str | Failed] = [*_said_before(_partial(folder), examples, batch_size)]
     runs.write_records(_partial(folder), [{"id": e.id, "text": t} for e, t in zip(examples, said, strict=False)])
     noted = time.monotonic()
     with (
@@ -222,21 +259,25 @@ def _say_all(
         open(_partial(folder), "a", encoding="utf-8") as partial,
     ):
         bar.move_to(len(said))
-        for texts in engine.map_batches(captioner.caption, examples[len(said) :], batch_size):
+        for texts in engine.map_batches(lambda b: [*captioner.caption(b)], examples[len(said) :], batch_size):
             batch = examples[len(said) : len(said) + len(texts)]
-            rows = [{"id": e.id, "text": t} for e, t in zip(batch, texts, strict=True)]
+            rows = [_row(example, text) for example, text in zip(batch, texts, strict=True)]
             partial.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             partial.flush()
             said += texts
-            bar.advance(len(texts), texts[-1])
+            bar.advance(len(texts), next((text for text in texts[::-1] if isinstance(text, str)), ""))
             if time.monotonic() - noted > PAUSE_SECONDS:
                 folder.pause(inputs)
                 noted = time.monotonic()
     return said
 
 
+def _row(example: Example, said: str | Failed) -> dict[str, str]:
+    return {"id": example.id, "failed": said.reason} if isinstance(said, Failed) else {"id": example.id, "text": said}
+
+
 def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> list[str]:
-    """What a killed run left, in whole batches; its last line may be torn."""
+    """What a killed run left, in whole batches before the first failure; its last line may be torn."""
     said: list[str] = []
     if not path.is_file():
         return said
@@ -245,7 +286,7 @@ def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> li
             row = json.loads(line)
         except ValueError:
             break
-        if row["id"] != example.id:
+        if row["id"] != example.id or "failed" in row:
             break
         said.append(row["text"])
     return said[: len(said) if len(said) == len(examples) else len(said) // batch_size * batch_size]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune import captioners, captions, images, weights
+from captune import captions, images, weights
 from captune.caption import told_cuts
 from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
@@ -271,7 +271,9 @@ def _arm(
         return {**told, "captioned": len(found), "to_write": 0}
     if arm.captioner.name != "sidecar":
         return {**told, "captioned": len(found), "to_write": len(found)}
-    reader = captioners.load(arm.captioner)
+    from captune.captioners.sidecar import Sidecar
+
+    reader = Sidecar.load(arm.captioner)
     texts = {}
     for picture in found:
         try:

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from captune.errors import RecipeError
 from captune.parts import nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 DEFAULT_TUNE_EPOCHS = 5
+SET_BY_CAPTUNE = frozenset({"messages", "model", "n", "stream"})  # fields of a request to a server that captions
 
 
 class Section(BaseModel):
@@ -322,27 +323,98 @@ class CaptionerSection(Section):
     """Who writes an arm's captions."""
 
     name: str
-    """blip (a BLIP model), blip2 (a BLIP-2 model) or sidecar (text files beside the pictures)."""
+    """blip (a BLIP model), blip2 (a BLIP-2 model), vlm (a chat model that sees pictures), openai_api (such a model behind an
+    OpenAI-compatible server), tagger (an ONNX tagger), sidecar (text files beside the pictures), filename or constant."""
     model: str = "mini"
-    """For blip: `mini` (embedded), a folder, or a hub name such as Salesforce/blip-image-captioning-large; for blip2: a
-    folder, or a hub name such as Salesforce/blip2-opt-2.7b."""
+    """For blip: `mini` (embedded), a folder, or a hub name such as Salesforce/blip-image-captioning-large; for blip2 (such as
+    Salesforce/blip2-opt-2.7b), vlm and tagger: a folder or a hub name; for openai_api: the server's name of the model."""
     adapter: Path | None = None
     """For blip and blip2: the folder of a LoRA that `captune tune-captioner` trained on this model."""
     prompt: str = ""
-    """For blip: how every caption begins, such as "a photography of"; for blip2: what it is asked to go on from."""
+    """For blip: how every caption begins, such as "a photography of"; for blip2: what it is asked to go on from; for vlm and
+    openai_api: the instruction, in which {trigger_word}, {class_word}, {tags} and {file_name} are filled in. Not given: one
+    plain description is asked for."""
+    prompt_file: Path | None = None
+    """For vlm and openai_api: a text file with the instruction."""
     batch_size: int = Field(8, ge=1)
-    """Pictures captioned at a time."""
+    """Pictures captioned at a time; for openai_api: requests under way at most."""
     max_new_tokens: int = Field(40, ge=1)
-    """Longest caption, in the captioner's own tokens."""
+    """Longest caption, in the captioner's own tokens; for vlm and openai_api 300 if not given."""
     beams: int = Field(1, ge=1)
     """Beam search width; 1 for greedy."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """For vlm: number format of the weights; auto: bf16 on CUDA, else fp32."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """For vlm: load the weights in 8 or 4 bits (on CUDA: `captune[bitsandbytes]`)."""
+    base_url: str = "https://api.openai.com/v1"
+    """For openai_api: where the server is, such as http://localhost:8000/v1 (vLLM), http://localhost:11434/v1 (Ollama) or
+    http://localhost:1234/v1 (LM Studio)."""
+    api_key_env: str | None = None
+    """For openai_api: the environment variable that holds the key. Not given: OPENAI_API_KEY for api.openai.com, and none
+    for any other server."""
+    image_size: int = Field(1024, ge=16)
+    """For openai_api: longest side in pixels of the pictures that are sent; smaller ones are sent as they are."""
+    image_format: Literal["jpeg", "png"] = "jpeg"
+    """For openai_api: how pictures are sent."""
+    temperature: float = Field(0.0, ge=0)
+    """For openai_api: how freely words are drawn; 0 takes the likeliest."""
+    seed: int | None = None
+    """For openai_api: sent along where given; few servers promise anything about it."""
+    request: dict[str, JsonValue] = {}
+    """For openai_api: more fields of a request, such as { top_p = 0.9 }; "" leaves a field out, as in
+    { temperature = "", max_tokens = "", max_completion_tokens = 900 } for models that reason."""
+    timeout: float = Field(120.0, gt=0)
+    """For openai_api: seconds in which an answer must have come whole."""
+    retries: int = Field(5, ge=0)
+    """For openai_api: how often a request is sent again after an answer of 429 or 5xx, none, or none that can be read."""
+    price_in: float = Field(0.0, ge=0)
+    """For openai_api: price of a million tokens that are read (pictures too), in any currency."""
+    price_out: float = Field(0.0, ge=0)
+    """For openai_api: price of a million tokens that are written, in the same currency."""
+    spending_limit: float | None = Field(None, gt=0)
+    """For openai_api: the most that this arm's captions may cost, earlier runs included, in the currency of the prices."""
+    threshold: float = Field(0.35, gt=0, lt=1)
+    """For tagger: how sure it must be of a general tag."""
+    character_threshold: float = Field(0.85, gt=0, lt=1)
+    """For tagger: how sure it must be of a character's name."""
+    underscores: bool = False
+    """For tagger: keep the underscores in tags, which are spaces otherwise."""
+    exclude_tags: list[str] = []
+    """For tagger: tags that are left out."""
+    first_tags: list[str] = []
+    """For tagger: tags that stand in front where they are found, in this order; the others follow, the surest first."""
+    text: str = ""
+    """For constant: every picture's caption, in which {trigger_word} and {class_word} are filled in."""
     extension: str = ".txt"
-    """For sidecar: the caption files' extension."""
+    """For sidecar: the caption files' extension; for vlm and openai_api: that of the files that {tags} are read from."""
     folder: Path | None = None
-    """For sidecar: where the caption files are, if not beside the pictures."""
+    """For sidecar: where the caption files are, if not beside the pictures; for vlm and openai_api: where those of {tags}
+    are."""
     trigger: Literal["prefix", "replace_class", "none"] = "prefix"
     """How the trigger word is put in where it is missing: in front ("word, caption"), in place of the class
     word, or not at all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _room_to_describe(cls, values: Any) -> Any:
+        """Models that follow an instruction need more tokens than those that write one sentence."""
+        if isinstance(values, dict) and values.get("name") in ("vlm", "openai_api"):
+            return {"max_new_tokens": 300, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CaptionerSection:
+        problems = []
+        if self.prompt and self.prompt_file is not None:
+            problems.append("give prompt or prompt_file, not both")
+        if self.spending_limit is not None and not (self.price_in or self.price_out):
+            problems.append("spending_limit needs price_in and price_out: without them nothing is known to be spent")
+        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            problems.append("base_url holds a name or password, which would stand in the run folder; use api_key_env")
+        problems += [f"request.{field} cannot be set" for field in sorted(SET_BY_CAPTUNE & self.request.keys())]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class TuneSection(Section):

@@ -310,7 +310,11 @@ def test_options_that_a_captioner_does_not_read_are_refused(section: dict[str, o
 def test_every_captioner_has_its_options_listed() -> None:
     assert captioners.OPTIONS.keys() == captioners.CAPTIONERS.keys()
     for name in captioners.CAPTIONERS:
-        captioners.check(CaptionerSection(name=name))
+        needed = captioners.NEEDED.get(name)
+        captioners.check(CaptionerSection.model_validate({"name": name, **({needed: "given"} if needed else {})}))
+        if needed:
+            with pytest.raises(RecipeError, match=f"captioner.{needed} is missing: {name!r} needs it"):
+                captioners.check(CaptionerSection(name=name))
 
 
 # the stage

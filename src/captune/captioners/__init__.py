@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from captune import parts
+from captune.captioners import _instructions as instructions
 from captune.errors import RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
@@ -18,18 +19,41 @@ if TYPE_CHECKING:
 CAPTIONERS: dict[str, str] = {
     "blip": "captune.captioners.blip:Blip",
     "blip2": "captune.captioners.blip2:Blip2",
+    "constant": "captune.captioners.constant:Constant",
+    "filename": "captune.captioners.filename:Filename",
+    "openai_api": "captune.captioners.openai_api:OpenaiApi",
     "sidecar": "captune.captioners.sidecar:Sidecar",
+    "tagger": "captune.captioners.tagger:Tagger",
+    "vlm": "captune.captioners.vlm:Vlm",
 }
 
 # What each reads of its section, beside `name`, `trigger` and `batch_size`, which all honour.
 OPTIONS: dict[str, frozenset[str]] = {
     "blip": frozenset({"model", "adapter", "prompt", "max_new_tokens", "beams"}),
     "blip2": frozenset({"model", "adapter", "prompt", "max_new_tokens", "beams"}),
+    "constant": frozenset({"text"}),
+    "filename": frozenset(),
+    "openai_api": frozenset(
+        {"model", "prompt", "prompt_file", "extension", "folder", "max_new_tokens"}
+        | {"base_url", "api_key_env", "image_size", "image_format", "temperature", "seed", "request"}
+        | {"timeout", "retries", "price_in", "price_out", "spending_limit"}
+    ),
     "sidecar": frozenset({"extension", "folder"}),
+    "tagger": frozenset({"model", "threshold", "character_threshold", "underscores", "exclude_tags", "first_tags"}),
+    "vlm": frozenset(
+        {"model", "prompt", "prompt_file", "extension", "folder", "max_new_tokens", "beams", "precision", "quantize"}
+    ),
 }
 
 # The captioners that a LoRA can be trained for: the network, and where a section's model is.
 TUNABLE: dict[str, str] = {"blip": "captune.captioners.blip:BlipModel", "blip2": "captune.captioners.blip2:Blip2Model"}
+
+# The option without which it cannot do anything.
+NEEDED: dict[str, str] = {"constant": "text", "openai_api": "model", "tagger": "model", "vlm": "model"}
+
+# Asked over a network: answers cost money, so they are kept, and some may fail.
+SERVED = frozenset({"openai_api"})
+BLOCK = 8  # batches handed over at a time, so that requests under way do not wait for the slowest each time
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,24 @@ class Sources:
 
     hashes: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """In place of a caption: why there is none."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words that instructions and texts may name."""
+
+    trigger_word: str = ""
+    class_word: str = ""
+
+
+NO_WORDS = Words()
 
 
 class Captioner(Protocol):
@@ -50,7 +92,7 @@ class Captioner(Protocol):
     def sources(self, examples: Sequence[Example]) -> Sources:
         """What is read for these pictures; a DataError tells what is missing for any of them. Loads no model."""
 
-    def caption(self, examples: Sequence[Example]) -> list[str]:
+    def caption(self, examples: Sequence[Example]) -> Sequence[str | Failed]:
         """One caption per example, as the captioner says it: no trigger word is added here."""
 
 
@@ -91,6 +133,14 @@ def _network(section: CaptionerSection, device: str, precision: str, quantize: s
     return cast("PictureModel", network(section, network.locate(section), loading(device, precision, quantize)))
 
 
+@runtime_checkable
+class Served(Protocol):
+    """A captioner whose captions cost money."""
+
+    def account(self) -> dict[str, float]:
+        """What was asked and answered by now, and what that cost."""
+
+
 def check(section: CaptionerSection) -> None:
     """Raise a RecipeError for an unknown captioner or an option that it does not read, before anything is loaded."""
     if section.name not in CAPTIONERS:
@@ -101,11 +151,25 @@ def check(section: CaptionerSection) -> None:
         if value != type(section).model_fields[option].default:
             raise RecipeError(
                 f"captioner.{option} = {str(value)!r} is not read by {section.name!r} "
-                f"(which reads {', '.join(sorted(honoured))}); leave it out"
+                f"(which reads {', '.join(sorted(honoured)) or 'no option'}); leave it out"
             )
+    needed = NEEDED.get(section.name)
+    if needed is not None and needed not in section.set_apart:
+        raise RecipeError(f"captioner.{needed} is missing: {section.name!r} needs it")
+    instructions.check(section)
 
 
-def load(section: CaptionerSection, device: str = "auto") -> Captioner:
-    """The captioner that the section names, ready to caption."""
+def at_a_time(section: CaptionerSection) -> int:
+    """How many pictures the captioner is handed at once."""
+    return section.batch_size * (BLOCK if section.name in SERVED else 1)
+
+
+def load(
+    section: CaptionerSection, device: str = "auto", words: Words = NO_WORDS, answers: Path | None = None
+) -> Captioner:
+    """The captioner that the section names, ready to caption; `answers` is where those that cost money are kept."""
     loader: Any = parts.load("captioner", CAPTIONERS, section.name)
-    return cast(Captioner, loader.load(section, device))
+    filled = instructions.filled(section, words.trigger_word, words.class_word)
+    if section.name in SERVED:
+        return cast(Captioner, loader.load(filled, device, answers))
+    return cast(Captioner, loader.load(filled, device))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from captune import recipe
+from captune import captioners, recipe
 from captune.report import captioning, costs, curves, differences, grids, matrix, pictures, provenance, scores, texts
 from captune.report.story import Story
 from captune.report.verdict import Verdict, caveat, verdict
@@ -152,7 +152,9 @@ def _arms(story: Story) -> list[Arm]:
             place = f" in {captioner.folder}" if captioner.folder else " beside the pictures"
             source = f"{captioner.extension} files{place}"
         elif captioner is not None:
-            source = f"{captioner.name}, {captioner.model}" + (f", “{captioner.prompt}”" if captioner.prompt else "")
+            model = f", {captioner.model}" if "model" in captioners.OPTIONS[captioner.name] else ""
+            said = captioner.prompt or captioner.text
+            source = f"{captioner.name}{model}" + (f", “{said}”" if said else "")
             if section.tune is not None:
                 source += f", tuned on {section.tune.dataset or section.tune.path}"
         ended = len(story.adapters.get(section.name, []))
