@@ -1,4 +1,4 @@
-"""Stage: prepared pictures -> one arm's captions, by its captioner, with the trigger word put in."""
+"""Stage: prepared pictures -> one arm's captions, by its captioner, after its text rules, with the trigger word put in."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import captune
-from captune import captioners, captions, runs
+from captune import captioners, captions, provenance, rules, runs
 from captune.captioners import Failed
 from captune.engines import Engine
 from captune.errors import DataError
 from captune.progress import Progress
+from captune.provenance import CaptionRecord
 from captune.recipe import ArmSection, CaptionerSection, DatasetSection
 from captune.runs import StageFolder
 from captune.tokens import Length, Tokens
 from captune.types import Caption, Example
 
 PAUSE_SECONDS = 10.0  # how often the time spent so far is noted
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a captioner said of a picture, and the picture's share of the time that its batch took."""
+
+    text: str
+    seconds: float | None = None
 
 
 def caption_examples(
@@ -32,10 +42,14 @@ def caption_examples(
     progress: Progress,
     engine: Engine,
     device: str = "auto",
+    load_tokens: Callable[[], Tokens] | None = None,
+    base: str = "",
 ) -> list[Caption]:
     """Caption the examples: captions.jsonl, and captions/<id>.txt as other trainers read them.
 
-    A killed run continues after its last whole batch, so every picture is captioned in the batch it always is in.
+    A killed run continues after its last whole batch, so every picture is captioned in the batch it always is in. Where only
+    rules or the trigger word changed, the captioner is not asked again. `base` is the identity of the base model whose tokens
+    `load_tokens` counts.
     """
     section = _captioner_of(arm)
     captioners.check(section)
@@ -43,30 +57,80 @@ def caption_examples(
     captioner = captioners.load(section, device, words, _answers(folder))
     sources = captioner.sources(examples)
     inputs = _inputs(arm, dataset, examples, captioner.settings, sources)
-    records, texts = folder.path / "captions.jsonl", folder.path / "captions"
+    if arm.text is not None and arm.text.max_tokens is not None:
+        inputs["base"] = base
+    records, texts = folder.path / provenance.LEDGER, folder.path / "captions"
     for warning in sources.warnings:
         progress.say(f"arm {arm.name}: {warning}")
     if folder.done(inputs):
-        found = runs.read_records(records, Caption)
+        found = [record.caption for record in provenance.read(records)]
         _tell_changed(arm, captions.changed(texts, found), progress)
         return found
-    folder.begin(inputs, keep=True)
+    former = _begin(folder, inputs, examples)
     spoken = _say_all(captioner, arm, examples, folder, inputs, progress, engine)
     if isinstance(captioner, captioners.Served):
         progress.say(f"arm {arm.name}: {_told_account(captioner.account())}")
     said = _without_failures(arm, examples, spoken, folder)
-    made = _with_trigger(arm, dataset, examples, said)
+    made, ruled = _ruled(arm, dataset, examples, said, load_tokens)
     facts = _facts(arm, dataset, examples, said, made)
-    for line in facts["warnings"]:
+    for line in [*facts["warnings"], *(rules.told(arm.text, ruled) if arm.text is not None else [])]:
         progress.say(f"arm {arm.name}: {line}")
     facts["warnings"] = [*sources.warnings, *facts["warnings"]]
     if isinstance(captioner, captioners.Served):
         facts["account"] = captioner.account()
+    if ruled:
+        facts["text"] = ruled
     captions.write(texts, made)
-    runs.write_records(records, made)
+    tokens = load_tokens() if load_tokens is not None else None
+    origin = {"captioner": section.name, **provenance.origin(captioner.settings)}
+    rows = [
+        CaptionRecord(
+            caption.example_id,
+            caption.text,
+            image=example.source.name,
+            image_sha256=example.sha256,
+            said=told.text,
+            seconds=told.seconds,
+            tokens=tokens.measure(caption.text).count if tokens is not None else None,
+            edited_by=provenance.RULES if caption.text != told.text else "",
+            **origin,
+        ).after(former.get(example.id))
+        for caption, example, told in zip(made, examples, said, strict=True)
+    ]
+    runs.write_records(records, rows)
+    facts["captioning"] = _captioning(inputs)
     folder.finish(inputs, [records], captioner={"name": section.name, **captioner.settings}, **facts)
     _partial(folder).unlink(missing_ok=True)
+    _former(folder).unlink(missing_ok=True)
     return made
+
+
+def _begin(folder: StageFolder, inputs: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, CaptionRecord]:
+    """Make the folder ready; the records that were there before, by example, also where this run was killed and continues.
+
+    What the captioner said then is said again where nothing that it depends on has changed.
+    """
+    found = provenance.read(folder.path / provenance.LEDGER)
+    same = bool(found) and folder.manifest().get("captioning") == _captioning(inputs)
+    same = same and [r.example_id for r in found] == [e.id for e in examples]
+    folder.begin(inputs, keep=True)
+    if found:
+        runs.write_records(_former(folder), found)
+        if same:
+            rows = [{"id": r.example_id, "text": r.said, "seconds": r.seconds} for r in found]
+            runs.write_records(_partial(folder), rows)
+    return {record.example_id: record for record in provenance.read(_former(folder))}
+
+
+def _captioning(inputs: Mapping[str, Any]) -> str:
+    """What the captioner's own words depend on: all but what is done to them afterwards."""
+    after = ("text", "base", "trigger_word", "class_word")
+    captioner = {name: value for name, value in inputs["captioner"].items() if name != "trigger"}
+    return runs.fingerprint({**{k: v for k, v in inputs.items() if k not in after}, "captioner": captioner})
+
+
+def _former(folder: StageFolder) -> Path:
+    return folder.path / "former.jsonl"
 
 
 def derive_captions(
@@ -200,6 +264,7 @@ def _inputs(
         "captioner": _captioner_of(arm).model_dump(mode="json"),
         "settings": settings,
         "sources": dict(sources.hashes),
+        "text": arm.text.model_dump(mode="json") if arm.text is not None else None,
         "trigger_word": dataset.trigger_word,
         "class_word": dataset.class_word,
         "examples": [[e.id, e.sha256] for e in examples],
@@ -223,14 +288,14 @@ def _told_account(account: Mapping[str, float]) -> str:
 
 
 def _without_failures(
-    arm: ArmSection, examples: Sequence[Example], spoken: Sequence[str | Failed], folder: StageFolder
-) -> list[str]:
+    arm: ArmSection, examples: Sequence[Example], spoken: Sequence[Said | Failed], folder: StageFolder
+) -> list[Said]:
     """The captions; a DataError names the pictures that have none, for an arm is trained on all pictures or on none."""
     failed = [(e.id, said.reason) for e, said in zip(examples, spoken, strict=True) if isinstance(said, Failed)]
     path = folder.path / "failed.jsonl"
     if not failed:
         path.unlink(missing_ok=True)
-        return [said for said in spoken if isinstance(said, str)]
+        return [said for said in spoken if isinstance(said, Said)]
     runs.write_records(path, [{"id": name, "reason": reason} for name, reason in failed])
     have = "picture has" if len(failed) == 1 else "pictures have"
     raise DataError(
@@ -248,23 +313,26 @@ def _say_all(
     inputs: dict[str, Any],
     progress: Progress,
     engine: Engine,
-) -> list[str | Failed]:
+) -> list[Said | Failed]:
     """What the captioner says of every example; each batch is on disk as soon as it is there."""
     batch_size = captioners.at_a_time(_captioner_of(arm))
-    said: list[str | Failed] = [*_said_before(_partial(folder), examples, batch_size)]
-    runs.write_records(_partial(folder), [{"id": e.id, "text": t} for e, t in zip(examples, said, strict=False)])
-    noted = time.monotonic()
+    said: list[Said | Failed] = [*_said_before(_partial(folder), examples, batch_size)]
+    runs.write_records(_partial(folder), [_as_row(e, s) for e, s in zip(examples, said, strict=False)])
+    noted = began = time.monotonic()
     with (
         progress.track(f"caption {arm.name}", len(examples)) as bar,
         open(_partial(folder), "a", encoding="utf-8") as partial,
     ):
         bar.move_to(len(said))
         for texts in engine.map_batches(lambda b: [*captioner.caption(b)], examples[len(said) :], batch_size):
+            took, began = time.monotonic() - began, time.monotonic()
             batch = examples[len(said) : len(said) + len(texts)]
-            rows = [_row(example, text) for example, text in zip(batch, texts, strict=True)]
+            each = round(took / len(texts), 4)
+            fresh = [text if isinstance(text, Failed) else Said(text, each) for text in texts]
+            rows = [_as_row(e, s) for e, s in zip(batch, fresh, strict=True)]
             partial.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             partial.flush()
-            said += texts
+            said += fresh
             bar.advance(len(texts), next((text for text in texts[::-1] if isinstance(text, str)), ""))
             if time.monotonic() - noted > PAUSE_SECONDS:
                 folder.pause(inputs)
@@ -272,13 +340,15 @@ def _say_all(
     return said
 
 
-def _row(example: Example, said: str | Failed) -> dict[str, str]:
-    return {"id": example.id, "failed": said.reason} if isinstance(said, Failed) else {"id": example.id, "text": said}
+def _as_row(example: Example, said: Said | Failed) -> dict[str, Any]:
+    if isinstance(said, Failed):
+        return {"id": example.id, "failed": said.reason}
+    return {"id": example.id, "text": said.text, "seconds": said.seconds}
 
 
-def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> list[str]:
+def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> list[Said]:
     """What a killed run left, in whole batches before the first failure; its last line may be torn."""
-    said: list[str] = []
+    said: list[Said] = []
     if not path.is_file():
         return said
     for line, example in zip(path.read_bytes().split(b"\n"), examples, strict=False):
@@ -288,33 +358,44 @@ def _said_before(path: Path, examples: Sequence[Example], batch_size: int) -> li
             break
         if row["id"] != example.id or "failed" in row:
             break
-        said.append(row["text"])
+        said.append(Said(row["text"], row.get("seconds")))
     return said[: len(said) if len(said) == len(examples) else len(said) // batch_size * batch_size]
 
 
-def _with_trigger(
-    arm: ArmSection, dataset: DatasetSection, examples: Sequence[Example], said: Sequence[str]
-) -> list[Caption]:
+def _ruled(
+    arm: ArmSection,
+    dataset: DatasetSection,
+    examples: Sequence[Example],
+    said: Sequence[Said],
+    load_tokens: Callable[[], Tokens] | None,
+) -> tuple[list[Caption], dict[str, Any]]:
+    """The captions after the arm's rules, with the trigger word in them, and what the rules did."""
     section = _captioner_of(arm)
-    return [
-        Caption(
-            example.id,
-            captions.with_trigger_word(text, dataset.trigger_word, dataset.class_word, section.trigger),
-            section.name,
-        )
-        for example, text in zip(examples, said, strict=True)
-    ]
+    subject = rules.Words(dataset.trigger_word, dataset.class_word, section.trigger)
+    texts, facts = [s.text for s in said], {}
+    if arm.text is None:
+        texts = [captions.with_trigger_word(t, subject.trigger_word, subject.class_word, subject.how) for t in texts]
+    else:
+        if load_tokens is None and arm.text.max_tokens is not None:
+            raise ValueError(f"arm {arm.name}: text.max_tokens needs the base's tokenizer")
+        ruled = rules.apply(arm.text, texts, subject, load_tokens or _no_tokens)
+        texts, facts = ruled.texts, ruled.facts
+    return [Caption(e.id, text, section.name) for e, text in zip(examples, texts, strict=True)], facts
+
+
+def _no_tokens() -> Tokens:
+    raise ValueError("no tokenizer was given")
 
 
 def _facts(
     arm: ArmSection,
     dataset: DatasetSection,
     examples: Sequence[Example],
-    said: Sequence[str],
+    told: Sequence[Said],
     made: Sequence[Caption],
 ) -> dict[str, Any]:
     """Counts for the report, and what should be known before training, by name."""
-    word, class_word = dataset.trigger_word, dataset.class_word
+    word, class_word, said = dataset.trigger_word, dataset.class_word, [s.text for s in told]
     warnings = []
     empty = [e.id for e, text in zip(examples, said, strict=True) if not text.strip()]
     if empty:

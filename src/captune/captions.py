@@ -32,7 +32,7 @@ def with_trigger_word(text: str, trigger_word: str, class_word: str, how: Trigge
     if how == "none" or not word or has_word(text, word):
         return text
     if how == "replace_class" and has_word(text, class_word):
-        return _whole_word(class_word).sub(lambda _: word, text, count=1)
+        return whole_word(class_word).sub(lambda _: word, text, count=1)
     return f"{word}, {text.strip()}" if text.strip() else word
 
 
@@ -83,10 +83,11 @@ def _bare(text: str) -> str:
 
 def has_word(text: str, word: str) -> bool:
     """Whether `word` (one or several words) stands in the text as a whole, in whatever case."""
-    return bool(word.strip()) and _whole_word(word).search(text) is not None
+    return bool(word.strip()) and whole_word(word).search(text) is not None
 
 
-def _whole_word(word: str) -> re.Pattern[str]:
+def whole_word(word: str) -> re.Pattern[str]:
+    """Finds the word, or words with any white space between them, as a whole and in whatever case."""
     inner = r"\s+".join(re.escape(part) for part in word.split())
     return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)
 
@@ -106,12 +107,22 @@ def one_line(text: str) -> str:
 
 def read_text(path: Path) -> str:
     """A caption file's text on one line; UTF-8, with or without a mark in front, or UTF-16 with one."""
+    return one_line(read_exact(path))
+
+
+def decoded(data: bytes, name: str) -> str:
+    """The text of a caption file's bytes, every line break and space as it is there; `name` is for the error."""
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        data = path.read_bytes()
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return one_line(data.decode("utf-16" if utf16 else "utf-8-sig"))
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"the caption file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise DataError(f"the caption file {name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def read_exact(path: Path) -> str:
+    """A caption file's text with every line break and space; UTF-8, with or without a mark in front, or UTF-16 with one."""
+    try:
+        return decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"the caption file {path} cannot be read: {error.strerror}") from error
 

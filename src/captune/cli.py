@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import captune
-from captune import console
+from captune import caption_commands, console
 
 if TYPE_CHECKING:
     from captune.pipeline import Outcome
@@ -229,7 +229,7 @@ def study(
 
 
 for _stage, _sentence in STAGES.items():
-    if _stage == "prepare":
+    if _stage in ("prepare", "caption"):
         continue  # it takes a folder too: below
     app.command(_stage, help=_sentence, rich_help_panel=STAGE)(_run_until(_stage))
 
@@ -330,6 +330,12 @@ def _prepare_folder(
     console.print_lines(f"what became of every file: {told.out / 'files.jsonl'}")
     if told.contact_sheets:
         console.print_lines(f"look at: {', '.join(str(path) for path in told.contact_sheets)}")
+
+
+app.command("caption", rich_help_panel=STAGE)(caption_commands.caption_command(_run_until("caption")))
+app.command("compile-captions", rich_help_panel=CAPTIONS)(caption_commands.compile_captions)
+app.command("lint", rich_help_panel=CAPTIONS)(caption_commands.lint)
+app.add_typer(caption_commands.history, name="captions", rich_help_panel=CAPTIONS)
 
 
 LoraPath = Annotated[

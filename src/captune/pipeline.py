@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune import runs
+from captune import lint, runs
 from captune.checking import check
 from captune.errors import CaptuneError, RecipeError
 from captune.judging import judge
@@ -91,6 +91,8 @@ def _run_stages(this: Running, upto: str) -> tuple[str, Path | None]:
     told = this.caption(examples, held_out)
     if until == STAGES.index("caption"):
         return f"{len(examples)} pictures are captioned by {len(told.arms)} arms in {path / 'arms'}", None
+    for line in lint.before_training(this.recipe, {a: {c.example_id: c.text for c in s} for a, s in told.arms.items()}):
+        this.progress.say(line)
     others, words = this.regularization()
     latents = this.latents([*examples, *others, *held_out])
     made = Made()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune import captions, images, weights
+from captune import captions, images, lint, rules, weights
 from captune.caption import told_cuts
 from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
@@ -51,13 +51,14 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     warnings += _about_masks(recipe, found.pictures)
     regularization = _regularization(recipe, visits)
     length = _steps(recipe.train, visits)
-    said: dict[str, list[str]] = {}
+    said: dict[str, dict[str, str]] = {}
     read: set[Path] = set()
     arms = [_arm(recipe, arm, said, list(found.pictures), read, warnings) for arm in recipe.arm]
     arms = [_with_own_length(recipe, arm, told, visits) for arm, told in zip(recipe.arm, arms, strict=True)]
     unread = _unread(found.pictures, read)
     if unread:
         warnings.append(f"caption files that no arm reads: {captions.some([path.name for path in unread])}")
+    warnings += lint.of_plan(recipe, found.pictures, said)
     warnings += _about_prompts(recipe, said)
     if recipe.train.stop_after is not None:
         warnings.append("train.stop_after may end the training before all of these steps")
@@ -229,13 +230,13 @@ def _pictures(recipe: Recipe, trained_on: int, trainings: int) -> int:
     return prompts + trained_on * len(recipe.study.reproduction_seeds) * (len(recipe.arm) + trainings)
 
 
-def _about_prompts(recipe: Recipe, said: dict[str, list[str]]) -> list[str]:
+def _about_prompts(recipe: Recipe, said: dict[str, dict[str, str]]) -> list[str]:
     """What makes the comparison weaker than it could be."""
     lines = []
     if not recipe.prompts:
         lines.append("sample.prompts is empty: no picture is drawn, and the arms cannot be compared")
     known = captions.known_prompts(
-        recipe.prompts, {arm: [Caption("", text, "") for text in texts] for arm, texts in said.items()}
+        recipe.prompts, {arm: [Caption("", text, "") for text in texts.values()] for arm, texts in said.items()}
     )
     for index, arms in known.items():
         lines.append(f"the prompt {recipe.prompts[index]!r} stands in the captions of {', '.join(arms)}")
@@ -258,7 +259,7 @@ def _progress_pictures(recipe: Recipe, length: Steps) -> int:
 def _arm(
     recipe: Recipe,
     arm: ArmSection,
-    said: dict[str, list[str]],
+    said: dict[str, dict[str, str]],
     found: list[Picture],
     read: set[Path],
     warnings: list[str],
@@ -289,16 +290,29 @@ def _arm(
         sources = reader.sources([_as_example(picture) for picture in found if picture.id in texts])
         read |= {Path(file) for file in sources.hashes}
         warnings += [f"arm {arm.name}: {line}" for line in sources.warnings]
-    dataset, trigger = recipe.dataset, arm.captioner.trigger
-    full = {
-        name: captions.with_trigger_word(text, dataset.trigger_word, dataset.class_word, trigger)
-        for name, text in texts.items()
-    }
-    said[arm.name] = list(full.values())
+    full = _after_rules(recipe, arm, texts, warnings)
+    said[arm.name] = full
     warnings += [
-        f"arm {arm.name}: {line}" for line in captions.option_warnings(recipe.train_of(arm, 0), said[arm.name])
+        f"arm {arm.name}: {line}" for line in captions.option_warnings(recipe.train_of(arm, 0), list(full.values()))
     ]
     return {**told, "captioned": len(texts), "to_write": 0, **_token_lengths(recipe, arm, full, warnings)}
+
+
+def _after_rules(recipe: Recipe, arm: ArmSection, texts: dict[str, str], warnings: list[str]) -> dict[str, str]:
+    """The captions as they will be trained on, by the picture's id."""
+    dataset, captioner = recipe.dataset, arm.captioner
+    subject = rules.Words(dataset.trigger_word, dataset.class_word, captioner.trigger if captioner else "prefix")
+    if arm.text is None or not texts:
+        words = subject.trigger_word, subject.class_word, subject.how
+        return {name: captions.with_trigger_word(text, *words) for name, text in texts.items()}
+    try:
+        tokens = lambda: Tokens.load(recipe.base, recipe.train.caption_chunks)  # noqa: E731 (only max_tokens loads it)
+        ruled = rules.apply(arm.text, list(texts.values()), subject, tokens)
+    except CaptuneError as error:
+        warnings.append(f"arm {arm.name}: {error}; the run would stop there")
+        return texts
+    warnings += [f"arm {arm.name}: {line}" for line in rules.told(arm.text, ruled.facts)]
+    return dict(zip(texts, ruled.texts, strict=True))
 
 
 def _as_example(picture: Picture) -> Example:

@@ -536,6 +536,74 @@ class TuneSection(Section):
         return self.epochs or (DEFAULT_TUNE_EPOCHS if self.steps is None else None)
 
 
+class TextSection(Section):
+    """What is done to an arm's captions after its captioner, in this order; doing it again changes nothing."""
+
+    regex: dict[str, str] = {}
+    """Regular expressions, and what is put in the place of their finds: { "colou?r" = "shade" }."""
+    replace: dict[str, str] = {}
+    """Words or phrases, in whatever case, and what is put in their place: { puppy = "dog" }; "" takes them out."""
+    ban: list[str] = []
+    """Phrases that are taken out, and lists of them by name: openers ("a close up of", "there is"), watermarks ("with a
+    watermark in the corner"), hedges ("seems to be", "perhaps")."""
+    case: Literal["keep", "lower"] = "keep"
+    """Write everything but the trigger word in small letters, or leave it."""
+    absorb: float | None = Field(None, gt=0, le=1)
+    """Take out the words that stand in at least this share of the arm's captions, such as 0.6: the subject's own colours,
+    parts and clothes, which are left to the trigger word. Class word, trigger word and function words stay."""
+    no_repetition: bool = False
+    """Take out words, phrases and parts between commas that are said again."""
+    add_class_word: bool = False
+    """Put the class word behind the trigger word in captions that lack it."""
+    begins_with: str = ""
+    """How every caption begins; {trigger_word} and {class_word} are filled in."""
+    max_tokens: int | None = Field(None, ge=3)
+    """Cut captions to so many of the base's own tokens, start and end included, never within a word."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> TextSection:
+        problems = [*self._regex_problems(), *self._replace_problems()]
+        problems += [f"ban[{i}] is empty" for i, phrase in enumerate(self.ban) if not phrase.strip()]
+        for word in re.findall(r"{(\w*)}", self.begins_with):
+            if word not in ("trigger_word", "class_word"):
+                problems.append(f"begins_with: unknown {{{word}}} (known: {{trigger_word}}, {{class_word}})")
+        if not self.set_apart:
+            problems.append("names no rule; leave it out")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _regex_problems(self) -> list[str]:
+        problems = []
+        for pattern, put in self.regex.items():
+            try:
+                compiled = re.compile(pattern)
+                compiled.sub(put, "")
+            except (re.error, IndexError) as error:
+                problems.append(f"regex: {pattern!r} = {put!r}: {error}")
+                continue
+            if compiled.search("") is not None:
+                problems.append(f"regex: {pattern!r} finds the empty text, which stands everywhere")
+        return problems
+
+    def _replace_problems(self) -> list[str]:
+        problems = []
+        for find, put in self.replace.items():
+            if not find.strip():
+                problems.append("replace: an empty text stands everywhere; name a word")
+            for other in self.replace:
+                if other.strip() and re.search(rf"(?<!\w){re.escape(other)}(?!\w)", put, re.IGNORECASE):
+                    problems.append(
+                        f"replace: {put!r}, put in for {find!r}, holds {other!r} and would be replaced again"
+                    )
+        return problems
+
+    def filled_start(self, trigger_word: str, class_word: str) -> str:
+        """How captions begin, with its words filled in."""
+        filled = self.begins_with.replace("{trigger_word}", trigger_word).replace("{class_word}", class_word)
+        return " ".join(filled.split())
+
+
 class LengthMatch(Section):
     """Another arm's captions, each cut to the length that a third arm's caption of the same picture has."""
 
@@ -554,6 +622,8 @@ class ArmSection(Section):
     """Who writes the captions: { name = "blip" } or { name = "sidecar" }."""
     tune: TuneSection | None = None
     """Train a LoRA for this captioner first, as [tune] says: { path = "my_captions", epochs = 5 }."""
+    text: TextSection | None = None
+    """Rules for the captions after the captioner: { absorb = 0.6, ban = ["openers"] }."""
     shuffled: Name | None = None
     """Instead of a captioner: this arm's captions dealt to the wrong pictures, a control that should do worse."""
     length_matched: LengthMatch | None = None
@@ -580,6 +650,8 @@ class ArmSection(Section):
             for option in ("captioner", "device"):
                 if option in self.tune.set_apart:
                     raise ValueError(f"tune.{option}: within an arm this is the arm's captioner, on base.device")
+        if self.text is not None and self.captioner is None:
+            raise ValueError("text needs a captioner: captions made of another arm's follow the rules of that arm")
         return self
 
     @property
@@ -711,12 +783,30 @@ def _with_changes(section: TrainSection, changes: Mapping[str, Any]) -> TrainSec
     return TrainSection(**{**values, **changes})
 
 
-def _arm_problems(arms: Sequence[ArmSection], train: TrainSection, trigger_word: str) -> list[str]:
+def _text_problems(place: str, text: TextSection, trigger_word: str, class_word: str) -> list[str]:
+    """Rules that would take the trigger word out, or that need a word that the data set does not name."""
+    problems = []
+    word = " ".join(trigger_word.split()).lower()
+    if text.absorb is not None and not word:
+        problems.append(f"{place}.absorb leaves words to the trigger word; give dataset.trigger_word")
+    if text.add_class_word and not (word and class_word.strip()):
+        problems.append(f"{place}.add_class_word needs dataset.trigger_word and dataset.class_word")
+    for option, phrases in (("ban", text.ban), ("replace", list(text.replace))):
+        taken = [
+            p for p in phrases if word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", " ".join(p.split()).lower())
+        ]
+        problems += [f"{place}.{option}: {phrase!r} would take the trigger word out" for phrase in taken]
+    return problems
+
+
+def _arm_problems(arms: Sequence[ArmSection], train: TrainSection, trigger_word: str, class_word: str) -> list[str]:
     """What is wrong with the arms beside each one's own fields: settings of [train], and arms made of others."""
     problems = []
     by_name = {arm.name: arm for arm in arms}
     for index, arm in enumerate(arms):
         place = f"arm[{index}]"
+        if arm.text is not None:
+            problems += _text_problems(f"{place}.text", arm.text, trigger_word, class_word)
         if "seed" in arm.train:
             problems.append(f"{place}.train.seed: all arms are trained with the same seeds; set study.training_seeds")
         try:
@@ -761,7 +851,7 @@ class Recipe(Section):
             problems.append(f"study.caption_references = {named!r}: no such arm (known: {arms})")
         if self.train.epochs is None and self.train.steps is None:
             problems.append("train: give epochs or steps")
-        problems += _arm_problems(self.arm, self.train, self.dataset.trigger_word)
+        problems += _arm_problems(self.arm, self.train, self.dataset.trigger_word, self.dataset.class_word)
         if (self.train.stop_after or any(arm.train.get("stop_after") for arm in self.arm)) and not self.study.held_out:
             problems.append("train.stop_after needs study.held_out, such as 2")
         if "reproduction" in self.evaluate.measured and not self.study.reproduction_seeds:

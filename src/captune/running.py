@@ -131,7 +131,9 @@ class Running:
             tuned = tuning.tune(tuning_of(self.recipe, arm), place, self.progress, self.command)
             own = arm.captioner.model_copy(update={"adapter": tuned.adapter})
             arm = arm.model_copy(update={"captioner": own})
-        return caption_examples(arm, self.recipe.dataset, examples, stage, self.progress, engine, device)
+        return caption_examples(
+            arm, self.recipe.dataset, examples, stage, self.progress, engine, device, self.tokens, self.base
+        )
 
     def _derived(
         self,

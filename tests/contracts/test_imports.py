@@ -13,13 +13,18 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 # From the outermost layer to the innermost; a module may import its own layer and those after it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"__main__", "cli", "console", "doctor", "demo"}),
-    frozenset({"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}),
+    frozenset({"__main__", "cli", "caption_commands", "console", "doctor", "demo"}),
+    frozenset(
+        {"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}
+        | {"captioning", "formats", "lint"}
+    ),
     frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
     frozenset({"families", "captioners", "detectors", "metrics", "exporters", "importers", "engines"}),
     frozenset(
         {"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors", "tokens", "objective"}
-    ),
+        | {"named_data"}
+    )
+    | {"rules", "provenance", "ledger"},
     frozenset({"recipe", "types"}),
     frozenset({"errors", "parts", "progress"}),
 )
@@ -33,11 +38,12 @@ WITHOUT_TORCH = (
     *("captune.captions", "captune.images", "captune.weights", "captune.prepare", "captune.captioners"),
     "captune.detectors",
     *("captune.metrics", "captune.metrics.captions", "captune.engines"),
+    *("captune.rules", "captune.provenance", "captune.ledger", "captune.captioning", "captune.formats"),
 )
 HEAVY = frozenset({"torch", "transformers", "diffusers", "peft", "accelerate", "tokenizers", "matplotlib", "cv2"})
 
 # Libraries that only one module may import, so that there is one place to look at.
-ONLY_IN = {"accelerate": "captune.train.loop", "datasets": "captune.prepare.hub"}
+ONLY_IN = {"accelerate": "captune.train.loop", "datasets": "captune.named_data"}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from captune import captioners, engines, weights
+from captune import captioners, engines, provenance, weights
 from captune.caption import caption_examples
 from captune.captioners.blip import Blip
 from captune.captioners.sidecar import Sidecar
@@ -420,8 +421,12 @@ def test_killed_run_goes_on_after_its_last_whole_batch(tmp_path: Path, monkeypat
     assert Counting.batches == [["3", "4", "5"], ["6", "7", "8"], ["9", "10"]]
     unbroken, _, _ = run(section, examples, tmp_path / "whole")
     assert resumed == unbroken
-    for name in ("captions.jsonl", "captions/10.txt"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (tmp_path / "out/captions/10.txt").read_bytes() == (tmp_path / "whole/captions/10.txt").read_bytes()
+    broken, whole = (
+        [replace(r, seconds=None) for r in provenance.read(tmp_path / run / "captions.jsonl")]
+        for run in ("out", "whole")
+    )
+    assert broken == whole
     assert lines == ["arm words: the captioner said nothing about 3"]
     assert not partial.exists() and folder.manifest()["captions"] == 11
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = {
     *("run", "demo", "plan", "study", "doctor", "export", "inspect", "import", "score-captions", "tune-captioner"),
+    *("captions", "compile-captions", "lint"),
     *STAGES,
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from captune import captioners, recipe
+from captune import captioners, recipe, rules
 from captune.report import captioning, costs, curves, differences, grids, matrix, pictures, provenance, scores, texts
 from captune.report.story import Story
 from captune.report.verdict import Verdict, caveat, verdict
@@ -178,7 +178,14 @@ def _preparation(story: Story) -> list[str]:
         for row in manifest.get("skipped", [])
     ]
     said = [f"{arm}: {line}" for arm in story.arms for line in warnings_of(story, f"arms/{arm}/caption")]
-    return [*skipped, *warnings_of(story, "prepare"), *said]
+    return [*skipped, *warnings_of(story, "prepare"), *said, *_ruled(story)]
+
+
+def _ruled(story: Story) -> list[str]:
+    """What text rules left to the trigger word, by arm."""
+    done = {arm.name: story.costs.get(f"arms/{arm.name}/caption", {}).get("text") for arm in story.recipe.arm}
+    arms = [arm for arm in story.recipe.arm if arm.text is not None and done[arm.name]]
+    return [f"{arm.name}: {line}" for arm in arms if arm.text for line in rules.told(arm.text, done[arm.name] or {})]
 
 
 def _contact_sheets(story: Story) -> list[pictures.Picture]:

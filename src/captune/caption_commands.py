@@ -1,0 +1,254 @@
+"""The commands around captions: of a folder, their history, their formats, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captune import console
+
+history = typer.Typer(help="The history of a folder's captions.", no_args_is_help=True)
+
+Source = Annotated[
+    Path, typer.Argument(metavar="RECIPE|FOLDER", help="A recipe, or a folder of pictures.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, such as train.rank=16; for a folder captioner.beams=3, text.absorb=0.6; repeatable.",
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", help="Like --set base.device=...: cpu, cuda, cuda:1, mps.")]
+Extension = Annotated[str, typer.Option(help="The caption files' extension: .txt, .caption, .blip.txt.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+
+
+def caption_command(of_recipe: Callable[..., None]) -> Callable[..., None]:
+    """The command `caption`; `of_recipe` captions the arms of a recipe."""
+
+    def caption(
+        source: Source,
+        captioner: Annotated[
+            str | None, typer.Option("--captioner", help="For a folder: who writes, such as blip.")
+        ] = None,
+        model: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.model=...")] = None,
+        prompt: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.prompt=...")] = None,
+        trigger_word: Annotated[str | None, typer.Option(help="For a folder: put in where it is missing.")] = None,
+        class_word: Annotated[str | None, typer.Option(help="For a folder: what the subject is.")] = None,
+        replace: Annotated[
+            bool, typer.Option("--replace", help="For a folder: new captions for all pictures.")
+        ] = False,
+        append: Annotated[bool, typer.Option("--append", help="For a folder: add to captions that are there.")] = False,
+        prepend: Annotated[bool, typer.Option("--prepend", help="For a folder: put in front of those there.")] = False,
+        extension: Extension = ".txt",
+        settings: Settings = None,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", help="The run folder; for a folder of pictures, where the caption files go."),
+        ] = None,
+        device: Device = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Write captions: a recipe's arms into its run, or a FOLDER's beside its pictures, filling in what is missing."""
+        changes = {"captioner.model": model, "captioner.prompt": prompt}
+        changes |= {"dataset.trigger_word": trigger_word, "dataset.class_word": class_word}
+        given = [f"{key}={json.dumps(value)}" for key, value in changes.items() if value is not None]
+        modes = [name for name, on in (("replace", replace), ("append", append), ("prepend", prepend)) if on]
+        if not source.is_dir():
+            with console.told():
+                _refuse_for_recipes([*(["--captioner"] if captioner else []), *given, *(f"--{mode}" for mode in modes)])
+            of_recipe(source, settings, out, device, as_json=as_json)
+            return
+        with console.told():
+            _caption_folder(source, captioner, [*given, *(settings or [])], modes, extension, out, device, as_json)
+
+    return caption
+
+
+def _refuse_for_recipes(given: Sequence[str]) -> None:
+    from captune.errors import RecipeError
+
+    if given:
+        raise RecipeError(f"{given[0]} is only read for a folder; in a recipe it stands in the arm")
+
+
+def _caption_folder(
+    source: Path,
+    captioner: str | None,
+    settings: Sequence[str],
+    modes: Sequence[str],
+    extension: str,
+    out: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    from captune import captioners, recipe
+    from captune.errors import RecipeError
+
+    if captioner is None:
+        known = ", ".join(sorted(captioners.CAPTIONERS))
+        raise RecipeError(f"{source} is a folder: say who captions it with --captioner (known: {known})")
+    if len(modes) > 1:
+        raise RecipeError(f"--{modes[0]} and --{modes[1]} say different things; give one of them")
+    own = ("captioner.", "text.")
+    placed = [f"arm.captions.{text}" if text.startswith(own) else text for text in settings]
+    values = {
+        "dataset": {"path": str(source)},
+        "train": {"steps": 1},
+        "arm": [{"name": "captions", "captioner": {"name": captioner}}],
+    }
+    chosen = recipe.from_values(values, source="the command", overrides=placed)
+    from captune import captioning
+    from captune.tokens import Tokens
+
+    counted = any(text.startswith("base.model") for text in settings)
+    with console.shown() as progress:
+        told = captioning.caption_folder(
+            chosen.arm[0],
+            chosen.dataset,
+            progress,
+            mode=modes[0] if modes else "fill",  # type: ignore[arg-type]
+            out=out,
+            extension=extension,
+            device=device or chosen.base.device,
+            load_tokens=(lambda: Tokens.load(chosen.base)) if counted else None,
+        )
+    if as_json:
+        console.print_json(told)
+    else:
+        console.print_lines(f"{len(told.written)} captions written in {told.out}, {len(told.kept)} left", style="bold")
+        if told.edited:
+            console.print_lines(f"edited by a person since, and kept: {', '.join(told.edited)}")
+        for name, reason in told.failed.items():
+            console.print_lines(f"not captioned: {name}: {reason}", style="red")
+    if told.failed:
+        raise typer.Exit(1)
+
+
+@history.command("undo")
+def undo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder with captions.jsonl.", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Give the pictures that the last run captioned anew their former captions; the texts taken back stay in captions.jsonl."""
+    with console.told():
+        from captune import captioning
+
+        restored, edited = captioning.undo(folder)
+        if as_json:
+            console.print_json({"restored": restored, "edited": edited})
+            return
+        console.print_lines(f"{len(restored)} captions restored in {folder}" if restored else "nothing to undo")
+        if edited:
+            console.print_lines(f"edited by a person since, and left: {', '.join(edited)}")
+
+
+def compile_captions(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder of pictures or shards, or a data set by name (owner/name).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUT]", help="The folder or file to write; DIR itself if not given.", show_default=False
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="jsonl, csv, parquet (metadata tables), sidecars, kohya or webdataset.")
+    ] = "jsonl",
+    extension: Extension = ".txt",
+    trigger_word: Annotated[str, typer.Option(help="For kohya: the folder's name.")] = "",
+    class_word: Annotated[str, typer.Option(help="For kohya: the folder's name.")] = "",
+    repeats: Annotated[int | None, typer.Option(min=1, help="For kohya: repeats of all pictures.")] = None,
+    per_shard: Annotated[int, typer.Option(min=1, help="For webdataset: pictures in a shard.")] = 1000,
+    split: Annotated[str, typer.Option(help="Of a data set by name.")] = "train",
+    config: Annotated[str, typer.Option(help="Of a data set by name.")] = "",
+    image_column: Annotated[
+        str, typer.Option(help="Of a data set by name; the only one of pictures if not given.")
+    ] = "",
+    caption_column: Annotated[str, typer.Option(help="Of a data set by name; caption or text if not given.")] = "",
+    count: Annotated[int | None, typer.Option(min=1, help="Take only so many pictures.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a folder's captions into a metadata table, or into any other format, and back; every byte of text is kept."""
+    with console.told():
+        from itertools import islice
+
+        from captune import formats
+        from captune.errors import DataError
+        from captune.formats import hub
+
+        options = formats.Options(extension, repeats, trigger_word, class_word, per_shard, replace)
+        place = Path(source).expanduser()
+        named = not place.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        if out is None and (named or form in ("kohya", "webdataset")):
+            raise DataError(f"name the folder to write, as in captune compile-captions {source} out --format {form}")
+        rows = hub.read(source, split, config, image_column, caption_column) if named else formats.read(place, options)
+        written = formats.write(form, islice(rows, count), out or place, options)
+        if as_json:
+            console.print_json(written)
+            return
+        console.print_lines(f"{written.captions} captions in {written.out}", style="bold")
+        if written.without:
+            from captune.captions import some
+
+            console.print_lines(
+                f"{len(written.without)} pictures have no caption: {some(written.without)}", style="yellow"
+            )
+
+
+def lint(
+    source: Source,
+    extension: Extension = ".txt",
+    trigger_word: Annotated[str, typer.Option(help="For a folder: the word that calls the subject.")] = "",
+    class_word: Annotated[str, typer.Option(help="For a folder: what the subject is.")] = "",
+    resolution: Annotated[int | None, typer.Option(min=1, help="For a folder: smaller pictures are named.")] = None,
+    base: Annotated[str, typer.Option(help="For a folder: the base whose tokens are counted, such as mini.")] = "",
+    family: Annotated[str, typer.Option(help="For a folder: the base's family.")] = "sd",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with captions and pictures of a recipe or a folder; leaves with 1 where an error is among it."""
+    with console.told():
+        from captune import lint as linting
+        from captune import recipe
+        from captune.recipe import BaseSection
+
+        if source.is_dir():
+            chosen = BaseSection(family=family, model=base) if base else None
+            findings = linting.lint_folder(
+                source,
+                extension=extension,
+                trigger_word=trigger_word,
+                class_word=class_word,
+                resolution=resolution,
+                base=chosen,
+            )
+        else:
+            options = [("--trigger-word", trigger_word), ("--class-word", class_word), ("--base", base)]
+            given = [name for name, value in [*options, ("--resolution", resolution)] if value]
+            _refuse_for_recipes(given)
+            findings = linting.lint_recipe(recipe.read(source, settings or []))
+        if as_json:
+            console.print_json({"ok": not findings, "findings": findings})
+        else:
+            for finding in findings:
+                colour = {"error": "red", "warning": "yellow", "info": "cyan"}[finding.severity]
+                console.print_marked(f"{finding.severity} [{finding.code}]", colour, finding.sentence)
+            console.print_lines(f"{len(findings)} findings" if findings else "nothing to find fault with")
+        if any(finding.severity == "error" for finding in findings):
+            raise typer.Exit(1)
