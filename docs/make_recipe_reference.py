@@ -15,7 +15,7 @@ from captune.recipe import Recipe
 PAGE = Path(__file__).with_name("recipe.md")
 HEAD = """# The recipe
 
-<!-- Written by docs/make_recipe_reference.py from src/captune/recipe.py; change it there and run `make docs`. -->
+<!-- Written by docs/make_recipe_reference.py from src/captune/recipe/; change it there and run `make docs`. -->
 
 A recipe is a TOML file that holds every setting of a run. It is checked once, before any work: all its errors are told
 together, and a key that captune does not know is refused with the nearest one it knows. The resolved recipe, with every
