@@ -51,10 +51,9 @@ fast: setup
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --junitxml build/fast.xml
 
-# One process, all processors, the memory to itself.
 slow: setup
 	@mkdir -p build
-	$(BIN)/pytest -m slow --junitxml build/slow.xml
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses 2 --dist load --junitxml build/slow.xml
 
 gates: setup
 	$(BIN)/python -m mini_training.gates
