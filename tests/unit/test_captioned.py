@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from captune import captions
 from captune.errors import DataError, RecipeError
+from captune.named_data import Asked, Rows
 from captune.prepare import split
 from captune.prepare.captioned import prepare_captioned
 from captune.progress import Silent
@@ -148,7 +148,7 @@ def test_data_set_is_streamed_to_the_disk(hub: Path, tmp_path: Path) -> None:
     content = io.BytesIO()
     picture(7).save(content, "JPEG")
     assert found[7].image.read_bytes() == content.getvalue()  # as it came: not compressed a second time
-    assert found[7].image.suffix == ".jpeg"
+    assert found[7].image.suffix == ".jpg"
     assert streamed(hub, tmp_path / "out", count=20) == found
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["references_per_picture"] == {"3": 20} and manifest["rows"]["read"] == 60
@@ -169,14 +169,15 @@ def test_streaming_holds_one_picture_at_a_time(hub: Path, tmp_path: Path, monkey
         def __del__(self) -> None:
             Content.alive -= 1
 
-    real = module._opened
+    real = module.opened
 
-    def opened(section: TuneSection) -> tuple[Iterator[dict[str, Any]], str, str]:
-        rows, image, caption = real(section)
-        return ({**r, image: {"bytes": Content(r[image]["bytes"])}} for r in rows), image, caption
+    def opened(asked: Asked) -> Rows:
+        data = real(asked)
+        rows = ({**r, data.image: {"bytes": Content(r[data.image]["bytes"])}} for r in data.rows)
+        return Rows(rows, data.image, data.caption)
 
-    monkeypatch.setattr(module, "_opened", opened)
-    monkeypatch.setattr(module, "_bytes_of", lambda value: value["bytes"])
+    monkeypatch.setattr(module, "opened", opened)
+    monkeypatch.setattr(module, "bytes_of", lambda value: value["bytes"])
     assert len(streamed(hub, tmp_path / "out")) == 30
     assert Content.most <= 3
 
@@ -184,13 +185,14 @@ def test_streaming_holds_one_picture_at_a_time(hub: Path, tmp_path: Path, monkey
 def test_no_more_is_read_than_was_asked_for(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.prepare import hub as module
 
-    real, seen = module._opened, []
+    real, seen = module.opened, []
 
-    def opened(section: TuneSection) -> tuple[Iterator[dict[str, Any]], str, str]:
-        rows, image, caption = real(section)
-        return ((seen.append(1) or row) for row in rows), image, caption  # type: ignore[func-returns-value]
+    def opened(asked: Asked) -> Rows:
+        data = real(asked)
+        rows = ((seen.append(1) or row) for row in data.rows)  # type: ignore[func-returns-value]
+        return Rows(rows, data.image, data.caption)
 
-    monkeypatch.setattr(module, "_opened", opened)
+    monkeypatch.setattr(module, "opened", opened)
     streamed(hub, tmp_path / "out", count=5, validation=0, test=0.2)
     assert len(seen) == 16
 

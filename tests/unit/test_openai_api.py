@@ -228,7 +228,8 @@ def test_server_that_counts_no_tokens_is_charged_what_was_set_aside(tmp_path: Pa
     with serving() as server:
         server.usage = {}
         said = ask(section(server, **settings), examples)
-    assert [isinstance(text, str) for text in said] == [True, True, False, False, False]
+    answered = [isinstance(text, str) for text in said]
+    assert answered[0] and sum(answered) == 2  # the first goes alone; which of the others is next is not said
 
 
 CHILD = """
