@@ -50,13 +50,8 @@ Settings = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<recipe name> if not given.")]
 Device = Annotated[str | None, typer.Option("--device", help="Like --set base.device=...: cpu, cuda, cuda:1, mps.")]
 Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--processes",
-        min=1,
-        help="Train with so many processes, one GPU each; leave out under a launcher. Not given: one, but several for a "
-        "small base on a CPU.",
-    ),
+    int,
+    typer.Option("--processes", min=1, help="Train with so many processes, one GPU each; leave out under a launcher."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
@@ -110,7 +105,7 @@ def _run_until(upto: str | None) -> Callable[..., None]:
         settings: Settings = None,
         out: Out = None,
         device: Device = None,
-        processes: Processes = None,
+        processes: Processes = 1,
         as_json: AsJson = False,
     ) -> None:
         with console.told() as running:
@@ -165,7 +160,7 @@ def plan(
     recipe: RecipeFile,
     settings: Settings = None,
     device: Device = None,
-    processes: Processes = None,
+    processes: Processes = 1,
     measure: Annotated[
         int | None,
         typer.Option("--measure", min=3, help="Train so many steps, keep nothing, and say how long all will take."),
@@ -177,7 +172,7 @@ def plan(
         chosen = _read(recipe, settings, device)
         from captune import planning
 
-        values = planning.plan(chosen, processes or 1)
+        values = planning.plan(chosen, processes)
         if measure is not None:
             from captune import measuring
 

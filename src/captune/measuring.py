@@ -24,23 +24,17 @@ def measure(
     steps: int,
     progress: Progress,
     *,
-    processes: int | None = None,
+    processes: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Seconds of one step, and of all trainings of the plan, by `steps` real steps that leave nothing behind.
 
     Pictures are prepared and encoded as in a run. Captions are not written: a text of any length takes as long. The first
     step, in which libraries warm up, is left out. Drawing, judging and what comes before the first step are not in it.
-    `processes` are as many as a run of the recipe would have where they are not given.
     """
-    from captune.train.crew import worthwhile
-
     steps = max(steps, FEWEST)
     every = sum(arm.get("total_steps", planned["total_steps"]) for arm in planned["arms"])
     trainings = every * len(recipe.training_seeds)
-    if processes is None:
-        pictures = trainings * recipe.train.batch_size * recipe.train.gradient_accumulation
-        processes = worthwhile(recipe.base, [recipe.train_of(arm, recipe.train.seed) for arm in recipe.arm], pictures)
     watch = _Watch(progress, clock)
     with TemporaryDirectory(prefix="captune-measure-") as place:
         short = _shortened(recipe, steps)

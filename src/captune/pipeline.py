@@ -44,12 +44,11 @@ def run(
     *,
     upto: str | None = None,
     command: str = "",
-    processes: int | None = None,
+    processes: int = 1,
 ) -> Outcome:
     """Run a recipe up to and including a stage (all of them if not given), skipping what is done already.
 
-    `command` is what a person typed, for the report. `processes` train together, to the result of one; not given: as many
-    as train fastest.
+    `command` is what a person typed, for the report. `processes` train together, to the result of one.
     """
     if upto is not None and upto not in STAGES:
         raise unknown("stage", upto, STAGES)
@@ -86,8 +85,6 @@ def _run_stages(this: Running, upto: str) -> tuple[str, Path | None]:
     examples, held_out = this.prepare()
     if until == STAGES.index("prepare"):
         return f"{len(examples) + len(held_out)} pictures are prepared in {path / 'prepare'}", None
-    if until >= STAGES.index("train"):
-        this.crew.start_ahead(this.pictures_to_train(examples))
     told = this.caption(examples, held_out)
     if until == STAGES.index("caption"):
         return f"{len(examples)} pictures are captioned by {len(told.arms)} arms in {path / 'arms'}", None

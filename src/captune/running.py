@@ -23,7 +23,7 @@ from captune.types import BASE, Adapter, Caption, Example, Failure, Sample
 
 if TYPE_CHECKING:
     from captune.train.cache import Latents
-    from captune.train.crew import Crew, Starting
+    from captune.train.crew import Crew
     from captune.train.loop import Watch
 
 
@@ -53,30 +53,19 @@ class Made:
 class Gathering:
     """The crew that trains, gathered when a training first asks for it; under a launcher it is there from the start."""
 
-    def __init__(self, recipe: Recipe, processes: int | None, running: ExitStack) -> None:
-        self._recipe, self._asked, self._running = recipe, processes, running
-        self._sections = [recipe.train_of(arm, recipe.train.seed) for arm in recipe.arm]
-        self._ahead: tuple[int, Starting] | None = None
+    def __init__(self, recipe: Recipe, processes: int, running: ExitStack) -> None:
+        self._recipe, self._processes, self._running = recipe, processes, running
         self._crew: Crew | None = None
         if "RANK" in os.environ:
             self()
-
-    def start_ahead(self, pictures: int) -> None:
-        """Let the others of a crew that nobody asked for start while there is still something else to do."""
-        if self._asked is not None or "RANK" in os.environ:
-            return
-        from captune.train.crew import started, worthwhile
-
-        size = worthwhile(self._recipe.base, self._sections, pictures)
-        if size > 1:
-            self._ahead = size, self._running.enter_context(started(size))
 
     def __call__(self) -> Crew:
         from captune.train.crew import gathered
 
         if self._crew is None:
-            size, starting = self._ahead or (self._asked or 1, None)
-            crew = gathered(size, self._recipe.base.device, self._sections, starting)
+            sections = [self._recipe.train_of(arm, self._recipe.train.seed) for arm in self._recipe.arm]
+            fewest = min(section.batch_size * section.gradient_accumulation for section in sections)
+            crew = gathered(self._processes, self._recipe.base.device, fewest)
             self._crew = self._running.enter_context(crew)
         return self._crew
 
@@ -179,16 +168,6 @@ class Running:
             self.progress,
             self.recipe.train,
         )
-
-    def pictures_to_train(self, examples: Sequence[Example]) -> int:
-        """How often the trainings that are not done yet look at a picture, those of regularization left out."""
-        visits, an_epoch = 0, sum(e.repeats for e in examples)
-        for arm, seed in self.each_training():
-            if not self.folder.training(arm.name, seed, "train").manifest_path.exists():
-                section = self.recipe.train_of(arm, seed)
-                a_step = section.batch_size * section.gradient_accumulation
-                visits += section.steps * a_step if section.steps else (section.epochs or 0) * an_epoch
-        return visits
 
     def latents(self, examples: Sequence[Example]) -> Callable[[], Latents]:
         """Encodes all pictures of the run once, when a training first needs them."""

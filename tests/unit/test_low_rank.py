@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from captune import adapters
-from captune.recipe import BaseSection, TrainSection
-from captune.train import crew, low_rank
+from captune.train import low_rank
 
 
 class Model(nn.Module):
@@ -70,21 +67,3 @@ def test_other_layers_stay_as_they_are(kind: str, dropout: float) -> None:
     layers = [layer for layer in model["unet"].modules() if isinstance(layer, Linear)]
     with low_rank.joined(model):
         assert len(layers) == 2 and all("forward" not in vars(layer) for layer in layers)
-
-
-def test_a_small_base_on_a_cpu_is_trained_by_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    base, train = BaseSection(device="cpu"), TrainSection(steps=300, batch_size=3)
-    assert crew.worthwhile(base, [train], 10_000) == 3  # no more than a step has pictures
-    assert crew.worthwhile(base, [train.model_copy(update={"batch_size": 16})], 10_000) == crew.MOST
-    assert crew.worthwhile(base, [train], 100) == 1  # soon over
-    assert crew.worthwhile(base, [train.model_copy(update={"compile": True})], 10_000) == 1
-    assert crew.worthwhile(base.model_copy(update={"device": "cuda"}), [train], 10_000) == 1
-    large = tmp_path / "large"
-    large.mkdir()
-    with open(large / "model.safetensors", "wb") as file:
-        file.truncate(crew.SMALL + 1)
-    assert crew.worthwhile(base.model_copy(update={"model": str(large)}), [train], 10_000) == 1
-    assert crew.worthwhile(base.model_copy(update={"model": "owner/on-the-hub"}), [train], 10_000) == 1
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert crew.worthwhile(base, [train], 10_000) == 1

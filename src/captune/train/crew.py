@@ -1,9 +1,8 @@
 """Several processes for one training: the first leads (reads, writes, draws, judges), the others only compute with it.
 
 `captune run --processes N` starts the others itself; under `accelerate launch` and torchrun all are there from the start.
-Where nobody says how many, a small base on a CPU is trained by several (`worthwhile`): one operation of it is too small to
-fill the cores. The others wait in `serve` for what the leader hands out. Before every exchange of tensors all tell how they
-are, so that one who cannot go on ends the training everywhere, in a sentence, and nobody waits forever.
+The others wait in `serve` for what the leader hands out. Before every exchange of tensors all tell how they are, so that one
+who cannot go on ends the training everywhere, in a sentence, and nobody waits forever.
 """
 
 from __future__ import annotations
@@ -27,18 +26,12 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import captune
-from captune import weights
 from captune.errors import RecipeError, TrainingError
-from captune.families._devices import choose_device
-from captune.recipe import BaseSection, TrainSection
 from captune.train.plan import check_shares
 
 FOREVER = timedelta(days=365)  # the others wait while the leader writes captions and draws pictures
 PATIENCE = timedelta(minutes=10)  # for a process to come and meet the others
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
-SMALL = 256 << 20  # bytes of weights that a CPU's cores may each hold
-LONG = 1000  # pictures; to start a process takes as long as to train on some hundred of a small base
-MOST = 4  # processes that nobody asked for
 
 
 class Ended(TrainingError):
@@ -83,7 +76,7 @@ class Crew:
     def at_work(self, work: Callable[..., object], *told: Any) -> Iterator[None]:
         """The leader's side of a training: the others call work(crew, *told) meanwhile, and all end together."""
         self.share((work, told))
-        with _own_cores(self.rank, self.size), self.telling():
+        with _threads(self.size), self.telling():
             yield
             self.total(0.0)
 
@@ -154,48 +147,9 @@ class Crew:
             raise Ended(gone) from error
 
 
-def worthwhile(base: BaseSection, sections: Sequence[TrainSection], pictures: int) -> int:
-    """How many processes train fastest here: one, but for a small base on a CPU and `pictures` that take their time."""
-    if base.device not in ("auto", "cpu") or (base.device == "auto" and choose_device("auto").type != "cpu"):
-        return 1
-    place = Path(weights.locate(base.model, base.family))
-    files = [place] if place.is_file() else [*place.rglob("*.safetensors"), *place.rglob("*.bin")]
-    small = bool(files) and sum(file.stat().st_size for file in files) <= SMALL
-    if not small or pictures < LONG or any(section.compile for section in sections):
-        return 1
-    return min(torch.get_num_threads(), MOST, _fewest(sections))
-
-
-def _fewest(sections: Sequence[TrainSection]) -> int:
-    """The fewest pictures that a step of these trainings has."""
-    return min(section.batch_size * section.gradient_accumulation for section in sections)
-
-
-@dataclass(frozen=True)
-class Starting:
-    """Processes on their way: they import what they need while the leader prepares, and then wait for it."""
-
-    store: TCPStore
-    others: list[subprocess.Popen[bytes]]
-
-
 @contextmanager
-def started(size: int) -> Iterator[Starting]:
-    """Start the other processes of a crew of `size` on this machine; whoever is left afterwards is killed."""
-    starting = _start(size)
-    try:
-        yield starting
-    finally:
-        for other in starting.others:
-            other.kill()
-            other.wait()
-
-
-@contextmanager
-def gathered(
-    processes: int, device: str, sections: Sequence[TrainSection], starting: Starting | None = None
-) -> Iterator[Crew]:
-    """The leader's crew for the time of the with block: itself, and the others, started by a launcher, before, or here.
+def gathered(processes: int, device: str, pictures_per_step: int) -> Iterator[Crew]:
+    """The leader's crew for the time of the with block: itself, and the others, started by a launcher or here.
 
     Raises RecipeError where so many cannot share `base.device`, or have fewer pictures a step than they are.
     """
@@ -206,8 +160,8 @@ def gathered(
     if size == 1:
         yield Crew()
         return
-    _check(size, device, _fewest(sections))
-    others = _join() if place else _meet(starting or _start(size))
+    _check(size, device, pictures_per_step)
+    others = _join() if place else _start(size)
     crew = Crew(0, size, place.local_rank if place else 0)
     try:
         yield crew
@@ -263,7 +217,7 @@ def serve(port: int | None = None) -> None:
         store.set(f"process {place.rank}", "here")
         dist.init_process_group(_backend(), store=store, rank=place.rank, world_size=place.size, timeout=FOREVER)
     crew = Crew(place.rank, place.size, place.local_rank)
-    with _own_cores(crew.rank, crew.size), suppress(Ended):
+    with _threads(crew.size), suppress(Ended):
         while (handed := crew.share(None)) is not None:
             work, told = handed
             try:
@@ -284,8 +238,8 @@ def _join() -> list[subprocess.Popen[bytes]]:
     return []
 
 
-def _start(size: int) -> Starting:
-    """Start the others on this machine."""
+def _start(size: int) -> list[subprocess.Popen[bytes]]:
+    """Start the others on this machine and meet them. Raises TrainingError when one does not come."""
     name = LOOPBACK.get(sys.platform)
     if name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # a host name that leads nowhere must not matter
@@ -298,19 +252,12 @@ def _start(size: int) -> Starting:
     for rank in range(1, size):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "PYTHONPATH": path}
         others.append(subprocess.Popen([sys.executable, "-c", told], env={**os.environ, **place}))
-    return Starting(store, others)
-
-
-def _meet(starting: Starting) -> list[subprocess.Popen[bytes]]:
-    """Wait for the others. Raises TrainingError when one does not come."""
-    store, others = starting.store, starting.others
-    while not store.check([f"process {rank}" for rank in range(1, len(others) + 1)]):
+    while not store.check([f"process {rank}" for rank in range(1, size)]):
         if any(other.poll() is not None for other in others):
             for other in others:
                 other.kill()
             raise TrainingError("a process of the training could not be started; what it says stands above")
         time.sleep(0.05)
-    size = len(others) + 1
     dist.init_process_group(_backend(), store=store, rank=0, world_size=size, timeout=FOREVER)
     return others
 
@@ -320,20 +267,11 @@ def _backend() -> str:
 
 
 @contextmanager
-def _own_cores(rank: int, size: int) -> Iterator[None]:
-    """Share the CPU's cores out, so that the processes do not stand in each other's way.
-
-    Where the system can bind a process to cores it is asked to: it likes to put processes that wake each other on one.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // size))
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    each = len(cores) // size
-    if each:
-        os.sched_setaffinity(0, cores[rank * each : (rank + 1) * each])
+def _threads(size: int) -> Iterator[None]:
+    """Share the CPU's cores out, so that the processes do not stand in each other's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // size))
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        if each:
-            os.sched_setaffinity(0, cores)
+        torch.set_num_threads(before)
