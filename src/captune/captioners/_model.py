@@ -253,7 +253,11 @@ def read(location: str, what: str, kind: str, processor: Any, model: Any, how: L
         # backend: with torchvision installed it would resize differently, and captions would depend on that
         pictures = processor.from_pretrained(location, local_files_only=local, backend="pil")
         loaded: Any = model.from_pretrained(
-            location, local_files_only=local, dtype=how.dtype, output_loading_info=True, **_quantized(how)
+            location,
+            local_files_only=local,
+            dtype=how.dtype,
+            output_loading_info=True,
+            **quantized(how.quantize, how.device),
         )
     except ModelError:
         raise
@@ -269,14 +273,14 @@ def read(location: str, what: str, kind: str, processor: Any, model: Any, how: L
     return pictures, network
 
 
-def _quantized(how: Loading) -> dict[str, Any]:
+def quantized(quantize: str | None, device: torch.device) -> dict[str, Any]:
     """What loads the weights in 8 or 4 bits: nothing, or bitsandbytes' settings."""
-    if how.quantize is None:
+    if quantize is None:
         return {}
     import torch
     from transformers import BitsAndBytesConfig
 
-    if how.quantize == "8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": how.device}}
+    if quantize == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"quantization_config": four, "device_map": {"": how.device}}
+    return {"quantization_config": four, "device_map": {"": device}}

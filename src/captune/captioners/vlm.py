@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from captune import captions, images, weights
 from captune.captioners import Sources
 from captune.captioners._instructions import PLAIN, Instruction
+from captune.captioners._model import quantized
 from captune.errors import ModelError, RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
@@ -183,7 +184,7 @@ def _read(location: str, quantize: str | None, device: torch.device, dtype: torc
             trust_remote_code=False,
             dtype=dtype,
             output_loading_info=True,
-            **_quantized(quantize, device),
+            **quantized(quantize, device),
         )
     except Exception as error:  # whatever is wrong with a model's files or the way to them, it is told in one sentence
         if "torchvision" in str(error):
@@ -199,16 +200,3 @@ def _read(location: str, quantize: str | None, device: torch.device, dtype: torc
             f"the model in {location} has no weights for {len(lacking)} of its parameters ({captions.some(lacking, 3)})"
         )
     return processor, model
-
-
-def _quantized(quantize: str | None, device: torch.device) -> dict[str, Any]:
-    """What loads the weights in 8 or 4 bits: nothing, or bitsandbytes' settings."""
-    if quantize is None:
-        return {}
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if quantize == "8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"quantization_config": four, "device_map": {"": device}}

@@ -17,9 +17,7 @@ from captune.errors import DataError
 
 SIDES = ("train", "validation", "test")
 GRID = 16  # the difference hash compares neighbours in a grid of 16 x 16: 256 bits
-NEAR_BITS = (
-    20  # differing bits of near-duplicates: a re-saved or scaled copy differs in a few, another picture in about 128
-)
+NEAR_BITS = 20  # of near-duplicates: a re-saved or scaled copy differs in a few bits, another picture in about 128
 COLORS = 8  # and, since the hash knows no colours: mean colours of 8 x 8 fields
 NEAR_COLOR = 12.0  # mean difference of near-duplicates, of 255
 BLOCK = 512  # pictures compared at a time, so that memory stays flat
