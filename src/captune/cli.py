@@ -485,7 +485,7 @@ def tune_captioner(
         str,
         typer.Argument(
             metavar="RECIPE|DATASET_DIR",
-            help="A recipe with [tune], or a folder of pictures with captions.",
+            help="A recipe with a \\[tune] section, or a folder of pictures with captions.",
             show_default=False,
         ),
     ],

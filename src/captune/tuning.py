@@ -146,7 +146,10 @@ def _story(
     return TuningStory(
         name=chosen.name,
         captioner=section.captioner.model_dump(mode="json"),
-        settings=section.model_dump(mode="json", exclude={"captioner", "push"}, exclude_none=True),
+        settings={
+            **section.model_dump(mode="json", exclude={"captioner", "push"}, exclude_none=True),
+            "learning_rate": section.rate,
+        },
         differences=compare_captions(scored["base"], scored["tuned"]) if scored else [],
         beside=beside(scored["base"], scored["tuned"]) if scored else {},
         primary=PRIMARY,

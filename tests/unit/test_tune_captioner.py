@@ -14,11 +14,13 @@ from PIL import Image
 from captune import captioners
 from captune.captioners._model import IGNORED, PictureModel
 from captune.captioners._targets import chosen
-from captune.errors import DataError, ModelError, RecipeError
+from captune.errors import DataError, ModelError, RecipeError, TrainingError
+from captune.metrics.captions import score
+from captune.prepare import split
 from captune.progress import Silent
 from captune.recipe import CaptionerSection, TuneSection
 from captune.runs import StageFolder
-from captune.train.captioner import say_all, train_captioner
+from captune.train.captioner import length_of, say_all, scored_texts, train_captioner
 from captune.types import CaptionedPicture, Example
 from tests.tiny_blip2 import QUERIES, write_tiny_blip2
 from tests.unit.test_captioners import write_tiny_blip
@@ -257,6 +259,64 @@ def test_best_epoch_is_taken_and_training_stops(models: dict[str, Path], tmp_pat
     values = facts["validation"]
     assert facts["best_epoch"] == values.index(min(values)) + 1 == len(values) - 2 and facts["epochs_done"] < 30
     assert "tune.stop_after" in facts["stopped"]
+
+
+def test_best_epoch_by_what_is_generated(models: dict[str, Path], tmp_path: Path) -> None:
+    """Validation pictures are the training's own here, so CIDEr can rise; the result is the epoch with the highest."""
+    shown = [*pairs(tmp_path / "pictures"), *pairs(tmp_path / "pictures", 8, "validation")]
+    folder = StageFolder(tmp_path / "train")
+    section = settings(models, "mini", epochs=30, validation=0.1, watch="cider", stop_after=12, learning_rate=3e-3)
+    train_captioner(section, "base", lambda: loaded(models, "mini"), shown, folder, Silent())
+    facts = folder.manifest()
+    values = facts["validation"]
+    assert facts["watched"] == "cider" and values[facts["best_epoch"] - 1] == max(values) > 1 > values[0]
+    network = captioners.load_tuned(section.captioner, folder.path, "cpu", "fp32")
+    said = say_all(network, shown[:8], Silent(), "")
+    candidates, references = scored_texts(said, shown[:8], "")
+    assert score(candidates, references, ("cider",)).corpus["CIDEr"] == pytest.approx(max(values))
+
+
+def test_warm_up_begins_at_zero(models: dict[str, Path], tmp_path: Path) -> None:
+    folder, shown = StageFolder(tmp_path / "train"), pairs(tmp_path / "pictures")
+    section = settings(models, "blip", steps=4, lr_warmup_steps=4)
+    train_captioner(section, "base", lambda: loaded(models, "blip"), shown, folder, Silent())
+    rows = (folder.path / "losses.jsonl").read_text().splitlines()
+    assert [json.loads(row)["learning_rate"] / 1e-2 for row in rows] == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
+def test_loss_that_runs_off_names_the_setting(models: dict[str, Path], tmp_path: Path) -> None:
+    section = settings(models, "blip", steps=40, learning_rate=1e30, max_grad_norm=0)
+    with pytest.raises(TrainingError, match="lower tune.learning_rate or tune.precision fp32"):
+        train_captioner(
+            section,
+            "base",
+            lambda: loaded(models, "blip"),
+            pairs(tmp_path / "pictures"),
+            StageFolder(tmp_path / "train"),
+            Silent(),
+        )
+
+
+def test_what_is_not_given_fits_the_captioner_and_the_pictures(models: dict[str, Path]) -> None:
+    plain = TuneSection.model_validate({"path": "photos"})
+    assert plain.rate == 1e-3 and plain.model_copy(update={"captioner": section_of(models, "blip")}).rate == 1e-4
+    assert TuneSection.model_validate({"path": "photos", "learning_rate": 3e-5}).rate == 3e-5
+    assert length_of(plain, 40).total_steps == 100  # 5 epochs would be 25 steps
+    assert length_of(plain, 4000).epochs == 5 and length_of(plain, 4000).total_steps == 2500
+    assert length_of(TuneSection.model_validate({"path": "photos", "epochs": 1}), 40).total_steps == 5
+
+
+@pytest.mark.parametrize(("pictures", "test"), [(10, 1), (29, 3), (30, 6), (50, 6), (100, 10)])
+def test_enough_are_kept_apart_for_a_claim_where_there_are_enough(pictures: int, test: int) -> None:
+    rng = np.random.default_rng(0)
+    views = {
+        str(i): split.View(
+            str(i), rng.integers(0, 256, 32).astype(np.uint8), rng.uniform(0, 255, (8, 8, 3)).astype(np.float32)
+        )
+        for i in range(pictures)
+    }
+    of = list(split.sides(views, 0.1, 0.1, 0).of.values())
+    assert (of.count("test"), of.count("validation")) == (test, max(1, round(pictures / 10)))
 
 
 # what a LoRA is put into

@@ -11,7 +11,9 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from captune.recipe.section import Name, Section
 from captune.recipe.training import TrainSection
 
-DEFAULT_TUNE_EPOCHS = 5
+TUNE_EPOCHS = 5  # where the recipe names no length
+TUNE_STEPS = 100  # or so many steps, where those are fewer: what 50 pictures need
+TUNE_RATE, TUNE_RATE_OF_MINI = 1e-4, 1e-3
 SET_BY_CAPTUNE = frozenset({"messages", "model", "n", "stream"})  # fields of a request to a server that captions
 
 
@@ -138,7 +140,8 @@ class TuneSection(Section):
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the pictures that tells which epoch is best."""
     test: float = Field(0.1, ge=0, lt=1)
-    """Share of the pictures that the captioner is judged on, before and after; near-duplicates stay on one side."""
+    """Share of the pictures that the captioner is judged on, before and after; of 30 pictures or more at least 6, because
+    fewer allow no claim. Near-duplicates stay on one side."""
     rank: int = Field(16, ge=1)
     """Rank of the update."""
     alpha: float = Field(32.0, gt=0)
@@ -148,8 +151,8 @@ class TuneSection(Section):
     targets: str | list[str] = "text"
     """`text` (the language model), `cross_attention` (where it looks at the picture), `vision`, `all_linear`, or patterns of
     whole module names; a plain name such as `query` may stand for all modules that end in it."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Learning rate of the LoRA."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of the LoRA. Not given: 1e-4, and 1e-3 for the embedded BLIP, which is small."""
     optimizer: str = "adamw"
     """As train.optimizer."""
     optimizer_options: dict[str, float | int | bool | str] = {}
@@ -161,7 +164,8 @@ class TuneSection(Section):
     lr_warmup_steps: int = Field(0, ge=0)
     """Steps over which the learning rate rises from 0."""
     epochs: int | None = Field(None, ge=1)
-    """Passes over the training pictures, one of its captions each time; give epochs or steps. Neither: 5 epochs."""
+    """Passes over the training pictures, one of its captions each time; give epochs or steps. Neither: 5 epochs, or 100
+    steps where those are fewer."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps in all; give epochs or steps."""
     batch_size: int = Field(8, ge=1)
@@ -219,17 +223,16 @@ class TuneSection(Section):
         return self
 
     @property
-    def as_training(self) -> TrainSection:
-        """What the optimizer and the learning rate's curve are made from."""
-        names = ("rank", "alpha", "dropout", "learning_rate", "optimizer", "optimizer_options", "weight_decay")
-        more = ("lr_scheduler", "lr_warmup_steps", "batch_size", "gradient_accumulation", "max_grad_norm", "seed")
-        length = {"epochs": self.epochs_in_all, "steps": self.steps}
-        return TrainSection(**{name: getattr(self, name) for name in (*names, *more)}, **length)
+    def rate(self) -> float:
+        """The learning rate, as given or as fits the captioner."""
+        return self.learning_rate or (TUNE_RATE_OF_MINI if self.captioner.model == "mini" else TUNE_RATE)
 
     @property
-    def epochs_in_all(self) -> int | None:
-        """The epochs, where no number of steps is given."""
-        return self.epochs or (DEFAULT_TUNE_EPOCHS if self.steps is None else None)
+    def as_training(self) -> TrainSection:
+        """What the optimizer and the learning rate's curve are made from."""
+        names = ("rank", "alpha", "dropout", "optimizer", "optimizer_options", "weight_decay", "epochs", "steps")
+        more = ("lr_scheduler", "lr_warmup_steps", "batch_size", "gradient_accumulation", "max_grad_norm", "seed")
+        return TrainSection(**{name: getattr(self, name) for name in (*names, *more)}, learning_rate=self.rate)
 
 
 class TextSection(Section):

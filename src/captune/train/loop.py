@@ -39,6 +39,8 @@ class Loop:
     ema: float = 0.0
     save_every: int | None = None  # steps
     stop_after: int | None = None  # epochs
+    section: str = "train"  # where the recipe has its learning rate, for what is said when the loss runs off
+    precision: str = "base.precision"
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class _Run:
         kept = f"step {self._saved[0]} ({self._path})" if self._saved else "none yet"
         return TrainingError(
             f"{self.loop.title}: {what} at step {step} (pictures: {names}); last good checkpoint: {kept}; "
-            "try a lower train.learning_rate or base.precision fp32"
+            f"try a lower {self.loop.section}.learning_rate or {self.loop.precision} fp32"
         )
 
     @contextmanager
