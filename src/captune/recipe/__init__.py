@@ -3,9 +3,9 @@
 A recipe is read once and all its errors are told together. Imports no torch.
 """
 
+from captune.recipe.arms import SET_BY_CAPTUNE as SET_BY_CAPTUNE
 from captune.recipe.arms import TUNE_EPOCHS as TUNE_EPOCHS
 from captune.recipe.arms import TUNE_STEPS as TUNE_STEPS
-from captune.recipe.arms import SET_BY_CAPTUNE as SET_BY_CAPTUNE
 from captune.recipe.arms import ArmSection as ArmSection
 from captune.recipe.arms import CaptionerSection as CaptionerSection
 from captune.recipe.arms import LengthMatch as LengthMatch
