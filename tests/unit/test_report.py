@@ -18,6 +18,7 @@ from PIL import Image
 
 from captune.errors import DataError
 from captune.progress import Silent
+from captune.recipe import TextSection
 from captune.report import (
     Story,
     costs,
@@ -270,6 +271,13 @@ def test_settings_of_one_arm_alone_are_told(story: Story) -> None:
     changed = dataclasses.replace(story, recipe=story.recipe.model_copy(update={"arm": arms}))
     assert "rank = 16" in Page(render(changed)).text
     assert "differ in more than their captions" in Page(render(changed)).text
+
+
+def test_text_rules_tell_arms_of_one_captioner_apart(story: Story) -> None:
+    rules = TextSection.model_validate({"absorb": 0.6, "ban": ["openers"]})
+    arms = [arm.model_copy(update={"text": rules} if arm.name == "blip" else {}) for arm in story.recipe.arm]
+    changed = dataclasses.replace(story, recipe=story.recipe.model_copy(update={"arm": arms}))
+    assert "blip, mini; then ban = ['openers'], absorb = 0.6" in Page(render(changed)).text
 
 
 def test_tables_have_headers(page: Page) -> None:

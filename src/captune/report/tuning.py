@@ -132,7 +132,7 @@ def render(story: TuningStory) -> str:
                 ("LoRA", f"rank {story.settings['rank']}, {training.get('trainable_parameters', 0):,} weights"),
             ],
             differences=story.differences,
-            beside=[(name.replace("_", " "), *of) for name, of in story.beside.items()],
+            beside=[(name.replace("_", " "), *map(_figure, of)) for name, of in story.beside.items()],
             rest=[d.sentence for d in story.differences if not d.primary],
             ended={name: f"{100 * share:.0f}%" for name, share in story.ended.items()} if story.base else {},
             warnings=[*story.warnings, *training.get("warnings", []), *story.data.get("warnings", [])],
@@ -184,6 +184,11 @@ def _epochs(story: TuningStory) -> list[dict[str, Any]]:
         }
         for epoch in epochs
     ]
+
+
+def _figure(value: float) -> str:
+    """Shares with three digits, counts with one."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _in_words(value: Any) -> str:

@@ -157,6 +157,8 @@ def _arms(story: Story) -> list[Arm]:
             source = f"{captioner.name}{model}" + (f", “{said}”" if said else "")
             if section.tune is not None:
                 source += f", tuned on {section.tune.dataset or section.tune.path}"
+        if section.text is not None:
+            source += f"; then {settings(section.text.model_dump(exclude_defaults=True))}"
         ended = len(story.adapters.get(section.name, []))
         trained = f"{ended} of {len(seeds)}" if story.adapters else ""
         found.append(Arm(colors[section.name], source, settings(section.train), trained))
