@@ -35,7 +35,8 @@ class CaptionerSection(Section):
     prompt_file: Path | None = None
     """For vlm and openai_api: a text file with the instruction."""
     batch_size: int = Field(8, ge=1)
-    """Pictures captioned at a time; for openai_api: requests under way at most."""
+    """Pictures captioned at a time, 32 if not given for the embedded BLIP, which is small; for openai_api: requests under way
+    at most."""
     max_new_tokens: int = Field(40, ge=1)
     """Longest caption, in the captioner's own tokens; for vlm and openai_api 300 if not given."""
     beams: int = Field(1, ge=1)
@@ -94,10 +95,14 @@ class CaptionerSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _room_to_describe(cls, values: Any) -> Any:
-        """Models that follow an instruction need more tokens than those that write one sentence."""
-        if isinstance(values, dict) and values.get("name") in ("vlm", "openai_api"):
+    def _fit_to_the_model(cls, values: Any) -> Any:
+        """Models that follow an instruction need more tokens than those that write one sentence; small ones larger batches."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("name") in ("vlm", "openai_api"):
             return {"max_new_tokens": 300, **values}
+        if values.get("name") == "blip" and values.get("model", "mini") == "mini":
+            return {"batch_size": 32, **values}
         return values
 
     @model_validator(mode="after")
