@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 # From the outermost layer to the innermost; a module may import its own layer and those after it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"__main__", "cli", "caption_commands", "console", "doctor", "demo"}),
+    frozenset({"__main__", "cli", "console", "doctor", "demo"}),
     frozenset(
         {"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}
         | {"captioning", "formats", "lint"}

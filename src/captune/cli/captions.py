@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from captune import console
+from captune.cli.options import AsJson, Device, Source
+from captune.cli.story import run_until
 
 history = typer.Typer(help="The history of a folder's captions.", no_args_is_help=True)
 
-Source = Annotated[
-    Path, typer.Argument(metavar="RECIPE|FOLDER", help="A recipe, or a folder of pictures.", show_default=False)
-]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -24,51 +23,42 @@ Settings = Annotated[
         help="Change a setting, such as train.rank=16; for a folder captioner.beams=3, text.absorb=0.6; repeatable.",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="Like --set base.device=...: cpu, cuda, cuda:1, mps.")]
 Extension = Annotated[str, typer.Option(help="The caption files' extension: .txt, .caption, .blip.txt.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
 
-def caption_command(of_recipe: Callable[..., None]) -> Callable[..., None]:
-    """The command `caption`; `of_recipe` captions the arms of a recipe."""
-
-    def caption(
-        source: Source,
-        captioner: Annotated[
-            str | None, typer.Option("--captioner", help="For a folder: who writes, such as blip.")
-        ] = None,
-        model: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.model=...")] = None,
-        prompt: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.prompt=...")] = None,
-        trigger_word: Annotated[str | None, typer.Option(help="For a folder: put in where it is missing.")] = None,
-        class_word: Annotated[str | None, typer.Option(help="For a folder: what the subject is.")] = None,
-        replace: Annotated[
-            bool, typer.Option("--replace", help="For a folder: new captions for all pictures.")
-        ] = False,
-        append: Annotated[bool, typer.Option("--append", help="For a folder: add to captions that are there.")] = False,
-        prepend: Annotated[bool, typer.Option("--prepend", help="For a folder: put in front of those there.")] = False,
-        extension: Extension = ".txt",
-        settings: Settings = None,
-        out: Annotated[
-            Path | None,
-            typer.Option("--out", help="The run folder; for a folder of pictures, where the caption files go."),
-        ] = None,
-        device: Device = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Write captions: a recipe's arms into its run, or a FOLDER's beside its pictures, filling in what is missing."""
-        changes = {"captioner.model": model, "captioner.prompt": prompt}
-        changes |= {"dataset.trigger_word": trigger_word, "dataset.class_word": class_word}
-        given = [f"{key}={json.dumps(value)}" for key, value in changes.items() if value is not None]
-        modes = [name for name, on in (("replace", replace), ("append", append), ("prepend", prepend)) if on]
-        if not source.is_dir():
-            with console.told():
-                _refuse_for_recipes([*(["--captioner"] if captioner else []), *given, *(f"--{mode}" for mode in modes)])
-            of_recipe(source, settings, out, device, as_json=as_json)
-            return
+def caption(
+    source: Source,
+    captioner: Annotated[
+        str | None, typer.Option("--captioner", help="For a folder: who writes, such as blip.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.model=...")] = None,
+    prompt: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.prompt=...")] = None,
+    trigger_word: Annotated[str | None, typer.Option(help="For a folder: put in where it is missing.")] = None,
+    class_word: Annotated[str | None, typer.Option(help="For a folder: what the subject is.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="For a folder: new captions for all pictures.")] = False,
+    append: Annotated[bool, typer.Option("--append", help="For a folder: add to captions that are there.")] = False,
+    prepend: Annotated[bool, typer.Option("--prepend", help="For a folder: put in front of those there.")] = False,
+    extension: Extension = ".txt",
+    settings: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The run folder; for a folder of pictures, where the caption files go."),
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write captions: a recipe's arms into its run, or a FOLDER's beside its pictures, filling in what is missing."""
+    changes = {"captioner.model": model, "captioner.prompt": prompt}
+    changes |= {"dataset.trigger_word": trigger_word, "dataset.class_word": class_word}
+    given = [f"{key}={json.dumps(value)}" for key, value in changes.items() if value is not None]
+    modes = [name for name, on in (("replace", replace), ("append", append), ("prepend", prepend)) if on]
+    if not source.is_dir():
         with console.told():
-            _caption_folder(source, captioner, [*given, *(settings or [])], modes, extension, out, device, as_json)
-
-    return caption
+            _refuse_for_recipes([*(["--captioner"] if captioner else []), *given, *(f"--{mode}" for mode in modes)])
+        run_until("caption")(source, settings, out, device, as_json=as_json)
+        return
+    with console.told():
+        _caption_folder(source, captioner, [*given, *(settings or [])], modes, extension, out, device, as_json)
 
 
 def _refuse_for_recipes(given: Sequence[str]) -> None:
