@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from captune import captioners, engines, provenance, weights
 from captune.caption import caption_examples
-from captune.captioners.blip import Blip
+from captune.captioners._batches import Fitting
+from captune.captioners.blip import Blip, BlipModel
 from captune.captioners.sidecar import Sidecar
 from captune.errors import DataError, ModelError, RecipeError
 from captune.progress import Silent
@@ -35,7 +37,6 @@ class Heard(Silent):
 
 def write_tiny_blip(folder: Path) -> None:
     """Save a BLIP of two thin layers a tower with wild random weights, so that pictures give different captions."""
-    import torch
     from transformers import (
         BertTokenizerFast,
         BlipConfig,
@@ -117,7 +118,6 @@ def test_caption_does_not_depend_on_the_batch(tiny_blip: Path, tmp_path: Path, s
 
 
 def test_caption_begins_with_the_prompt_and_goes_on_as_the_model_does(tiny_blip: Path, tmp_path: Path) -> None:
-    import torch
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     examples = make_examples(tmp_path, 3)
@@ -449,3 +449,38 @@ def test_local_engine_keeps_order_and_batches() -> None:
 
     results = list(engines.load().map_batches(worker, range(7), 3))
     assert results == [[0, 1, 4], [9, 16, 25], [36]] and batches == [3, 3, 1]
+
+
+def test_batches_that_do_not_fit_are_halved_and_stay_so() -> None:
+    seen: list[int] = []
+
+    def worker(rows: Sequence[int]) -> list[str]:
+        seen.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [f"caption {row}" for row in rows]
+
+    caption = Fitting(worker)
+    assert caption(range(8)) == [f"caption {i}" for i in range(8)]
+    assert seen == [8, 4, 2, 2, 2, 2]
+    assert caption(range(3)) == ["caption 0", "caption 1", "caption 2"] and seen[6:] == [2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        Fitting(lambda rows: worker(range(9)))([1])
+
+
+def test_captioner_that_runs_out_of_memory_goes_on_with_smaller_batches(
+    tiny_blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = make_examples(tmp_path, 5)
+    whole = captioners.load(blip_section(tiny_blip), "cpu").caption(examples)
+    write, sizes = BlipModel.write, list[int]()
+
+    def narrow(self: BlipModel, pixel_values: torch.Tensor) -> list[captioners.Written]:
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(self, pixel_values)
+
+    monkeypatch.setattr(BlipModel, "write", narrow)
+    assert captioners.load(blip_section(tiny_blip), "cpu").caption(examples) == whole
+    assert sizes == [5, 2, 2, 1]

@@ -16,7 +16,6 @@ from captune.captioners._model import IGNORED, PictureModel
 from captune.captioners._targets import chosen
 from captune.errors import DataError, ModelError, RecipeError, TrainingError
 from captune.metrics.captions import score
-from captune.prepare import split
 from captune.progress import Silent
 from captune.recipe import CaptionerSection, TuneSection
 from captune.runs import StageFolder
@@ -304,19 +303,6 @@ def test_what_is_not_given_fits_the_captioner_and_the_pictures(models: dict[str,
     assert length_of(plain, 40).total_steps == 100  # 5 epochs would be 25 steps
     assert length_of(plain, 4000).epochs == 5 and length_of(plain, 4000).total_steps == 2500
     assert length_of(TuneSection.model_validate({"path": "photos", "epochs": 1}), 40).total_steps == 5
-
-
-@pytest.mark.parametrize(("pictures", "test"), [(10, 1), (29, 3), (30, 6), (50, 6), (100, 10)])
-def test_enough_are_kept_apart_for_a_claim_where_there_are_enough(pictures: int, test: int) -> None:
-    rng = np.random.default_rng(0)
-    views = {
-        str(i): split.View(
-            str(i), rng.integers(0, 256, 32).astype(np.uint8), rng.uniform(0, 255, (8, 8, 3)).astype(np.float32)
-        )
-        for i in range(pictures)
-    }
-    of = list(split.sides(views, 0.1, 0.1, 0).of.values())
-    assert (of.count("test"), of.count("validation")) == (test, max(1, round(pictures / 10)))
 
 
 # what a LoRA is put into

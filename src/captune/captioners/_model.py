@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune import captions, images, weights
 from captune.captioners import Sources, Written
+from captune.captioners._batches import Fitting
 from captune.errors import ModelError, RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
@@ -188,6 +189,7 @@ class PictureCaptioner:
         self._load = load
         self._settings: dict[str, object] | None = None
         self._loaded: PictureModel | None = None
+        self._caption = Fitting(self._as_one_batch)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -213,11 +215,13 @@ class PictureCaptioner:
         return Sources()
 
     def caption(self, examples: Sequence[Example]) -> list[str]:
-        """Caption the prepared pictures as one batch."""
-        if not examples:
-            return []
-        if self._loaded is None:
+        """Caption the prepared pictures as one batch, or as several where memory does not hold it."""
+        if examples and self._loaded is None:
             self._loaded = self._load(self._section, self._location, loading(self._device, self._precision()))
+        return self._caption(examples)
+
+    def _as_one_batch(self, examples: Sequence[Example]) -> list[str]:
+        assert self._loaded is not None
         seen = self._loaded.pixel_values([example.image for example in examples])
         return [written.text for written in self._loaded.write(seen)]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune import captions, images, weights
 from captune.captioners import Sources
+from captune.captioners._batches import Fitting
 from captune.captioners._instructions import PLAIN, Instruction
 from captune.captioners._model import quantized
 from captune.errors import ModelError, RecipeError
@@ -32,6 +33,7 @@ class Vlm:
         self._instruction = Instruction(section)
         self._settings: dict[str, object] | None = None
         self._loaded: _Loaded | None = None
+        self._caption = Fitting(self._as_one_batch)
 
     @classmethod
     def load(cls, section: CaptionerSection, device: str = "auto") -> Vlm:
@@ -61,11 +63,13 @@ class Vlm:
         return self._instruction.sources(examples)
 
     def caption(self, examples: Sequence[Example]) -> list[str]:
-        """Caption the prepared pictures as one batch."""
-        if not examples:
-            return []
-        if self._loaded is None:
+        """Caption the prepared pictures as one batch, or as several where memory does not hold it."""
+        if examples and self._loaded is None:
             self._loaded = _Loaded(self._section, self._location, self._device)
+        return self._caption(examples)
+
+    def _as_one_batch(self, examples: Sequence[Example]) -> list[str]:
+        assert self._loaded is not None
         told = [self._instruction.of(example) for example in examples]
         return self._loaded.caption([example.image for example in examples], told)
 

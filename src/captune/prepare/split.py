@@ -14,7 +14,6 @@ from PIL import Image
 
 from captune import images, runs
 from captune.errors import DataError
-from captune.types import FEWEST_PROMPTS
 
 SIDES = ("train", "validation", "test")
 GRID = 16  # the difference hash compares neighbours in a grid of 16 x 16: 256 bits
@@ -58,8 +57,7 @@ def sides(views: Mapping[str, View], validation: float, test: float, seed: int) 
     groups = near_duplicates(views)
     key = {i: min(views[name].sha256 for name in group) for i, group in enumerate(groups)}
     order = sorted(range(len(groups)), key=lambda i: hashlib.sha256(f"{seed}\x1f{key[i]}".encode()).digest())
-    least = FEWEST_PROMPTS if len(views) >= 5 * FEWEST_PROMPTS else 1  # with fewer test pictures nothing is claimed
-    wanted = {"test": _count(test, len(views), least), "validation": _count(validation, len(views))}
+    wanted = {"test": _count(test, len(views)), "validation": _count(validation, len(views))}
     of: dict[str, str] = {}
     for i in order:
         side = next((name for name, room in wanted.items() if room >= len(groups[i])), "train")
@@ -75,8 +73,8 @@ def sides(views: Mapping[str, View], validation: float, test: float, seed: int) 
     return Sides({name: of[name] for name in views}, [group for group in groups if len(group) > 1])
 
 
-def _count(share: float, pictures: int, least: int = 1) -> int:
-    return max(least, round(share * pictures)) if share else 0
+def _count(share: float, pictures: int) -> int:
+    return max(1, round(share * pictures)) if share else 0
 
 
 def near_duplicates(views: Mapping[str, View]) -> list[list[str]]:

@@ -145,8 +145,8 @@ class TuneSection(Section):
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the pictures that tells which epoch is best."""
     test: float = Field(0.1, ge=0, lt=1)
-    """Share of the pictures that the captioner is judged on, before and after; of 30 pictures or more at least 6, because
-    fewer allow no claim. Near-duplicates stay on one side."""
+    """Share of the pictures that the captioner is judged on, before and after; near-duplicates stay on one side. With
+    fewer than 6 such pictures nothing is claimed."""
     rank: int = Field(16, ge=1)
     """Rank of the update."""
     alpha: float = Field(32.0, gt=0)
