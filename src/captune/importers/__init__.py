@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
+
+import tomli_w
 
 from captune import parts
 
@@ -52,21 +52,4 @@ def as_toml(found: Translation) -> str:
     """The translation as a recipe, with comments on what it leaves out; reading it back gives the values."""
     lines = [f"# no counterpart: {line}" for line in found.missing]
     lines += [f"# not read there either: {line}" for line in found.ignored_there]
-    sections = {name: value for name, value in found.values.items() if isinstance(value, dict | list)}
-    lines += [f"{name} = {_toml(value)}" for name, value in found.values.items() if name not in sections]
-    for name, content in sections.items():
-        for table in content if isinstance(content, list) else [content]:
-            lines += ["", f"[[{name}]]" if isinstance(content, list) else f"[{name}]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _key(name: str) -> str:
-    """A key, quoted where it is more than a word, such as a pattern of module names."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's texts and numbers are TOML's
+    return "".join(line + "\n" for line in lines) + tomli_w.dumps(found.values)

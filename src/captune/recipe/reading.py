@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tomli_w
 from pydantic import ValidationError
 
 from captune.errors import RecipeError
@@ -116,28 +117,4 @@ def _values(path: Path) -> dict[str, Any]:
 
 def as_toml(recipe: Recipe | TuneRecipe) -> str:
     """The resolved recipe, every value written out; reading it back gives an equal recipe."""
-    values = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"name = {_toml(values.pop('name'))}"]
-    for section, content in values.items():
-        for table in content if isinstance(content, list) else [content]:
-            lines += ["", f"[[{section}]]" if isinstance(content, list) else f"[{section}]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _key(name: str) -> str:
-    """A key, quoted where it is more than a word, such as a pattern of module names."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return repr(value)
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
