@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +18,7 @@ from captune.recipe import PrepareSection
 TILE, GAP, LINE = 180, 8, 16  # sides of a picture, between two, and height of a line of text
 COLUMNS, ROWS = 3, 6  # pairs of pictures on a page
 KEPT, BLURRED, CUT, MASKED = (40, 200, 90), (235, 50, 50), (255, 210, 0), (235, 50, 50)
+FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "segoeui.ttf", "Arial.ttf")  # that know more letters than Pillow's own
 INK, SOFT = (30, 30, 36), (110, 110, 120)
 
 
@@ -103,10 +106,19 @@ def _beside(left: Image.Image, right: Image.Image, title: str, line: str) -> Ima
     cell = Image.new("RGB", (2 * TILE + GAP, TILE + 2 * LINE + GAP), "white")
     for x, picture in ((0, left), (TILE + GAP, right)):
         cell.paste(picture, (x + (TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    pen, font = ImageDraw.Draw(cell), ImageFont.load_default(size=12)
+    pen, font = ImageDraw.Draw(cell), _font()
     for row, (text, color) in enumerate(((title, INK), (line, SOFT))):
         pen.text((0, TILE + 4 + row * LINE), _shortened(text, font, cell.width), fill=color, font=font)
     return cell
+
+
+@lru_cache(1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of the system, for files' names in any script; Pillow's own, which knows English, where there is none."""
+    for name in FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, 11)
+    return ImageFont.load_default(size=12)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
