@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(
 
 
 def test_losses_that_cannot_be_written_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captune.train.loop.FileIO", lambda path, mode: FileIO("/dev/full", "w"))
+    monkeypatch.setattr("captune.train.loss_rows.FileIO", lambda path, mode: FileIO("/dev/full", "w"))
     with pytest.raises(DataError, match=r"cannot write .*losses\.jsonl: No space left on device"):
         Run(tmp_path).go()
 

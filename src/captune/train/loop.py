@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from captune.runs import atomic
 from captune.train import optimizers
 from captune.train.batches import Batch, share_of
 from captune.train.crew import Crew
+from captune.train.loss_rows import LossRows, Reading
 
 LossFunction = Callable[[Batch], Tensor]  # -> per-picture losses, weighted, (batch,)
 AtState = Callable[["State"], None]
@@ -178,7 +177,7 @@ class _Run:
         crew.total(0.0)  # all are ready
         state = self._resume(crew.share(content))
         self.step, self.epoch, self.held_out, self._pictures = state.step, state.epoch, state.held_out, state.pictures
-        self.rows = _Rows(loop.folder / "losses.jsonl", state.step, written=crew.leads)
+        self.rows = LossRows(loop.folder / "losses.jsonl", state.step, written=crew.leads)
         self._saved = (state.step, state.epoch) if state.step else None
         self._pending: _Pending | None = None
         self._with_gradient: list[bool] | None = None
@@ -209,7 +208,7 @@ class _Run:
         self.step += 1
         self._pictures += count
         self._done_here += count
-        self._pending = _Pending(self.step, self.epoch + 1, rate, batches, _Reading(total))
+        self._pending = _Pending(self.step, self.epoch + 1, rate, batches, Reading(total))
 
     def _settle_with_gradients(self) -> None:
         """Settle the step before, and add up all processes' gradients of this one."""
@@ -331,74 +330,7 @@ class _Pending:
     epoch: int
     rate: float
     batches: Sequence[Batch]
-    loss: _Reading
-
-
-class _Reading:
-    """A number on its way from the device; asking for it waits for that number alone, not for what was begun since."""
-
-    def __init__(self, number: Tensor | None) -> None:
-        self._there: torch.cuda.Event | None = None
-        if number is None:
-            number = torch.zeros(())
-        elif number.is_cuda:
-            number = number.to("cpu", non_blocking=True)
-            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._there.record()
-        else:
-            number = number.cpu()
-        self._number = number
-
-    def value(self) -> float:
-        if self._there is not None:
-            self._there.synchronize()
-        return self._number.item()
-
-
-class _Rows:
-    """losses.jsonl: a row a step, written at once; the rows after the checkpoint are dropped, those steps are done again."""
-
-    def __init__(self, path: Path, step: int, *, written: bool) -> None:
-        self._path, self._written = path, written
-        if written:
-            _keep_rows(path, step)
-
-    def __enter__(self) -> _Rows:
-        self._file = self._opened() if self._written else None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, row: Mapping[str, float]) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write((json.dumps(row) + "\n").encode())
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-    def _opened(self) -> FileIO:
-        try:
-            return FileIO(self._path, "a")
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-
-def _keep_rows(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the kill came while this line was written
-        if row["step"] <= step:
-            kept.append(line)
-    with atomic(path) as part:
-        part.write_text("".join(line + "\n" for line in kept))
+    loss: Reading
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -417,7 +349,3 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return DataError(f"the checkpoint {path} cannot be read ({reason}); delete it to train from the start")
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot write {path}: {error.strerror}; free space or choose another --out")
