@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = (
-    "{% for message in messages %}<s>USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
-    "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %} ASSISTANT: {{ message['content'][0]['text'] }}</s>"
+    "{% else %}<s>USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:"
+    "{% endif %}"
 )
 TEXT_TEMPLATE = (  # takes text alone and puts the picture's place in front, as JoyCaption's does
     "{% for message in messages %}<s>USER: <image> {{ message['content'] | trim }}{% endfor %} ASSISTANT:"

@@ -71,7 +71,9 @@ def _refused(recipe: Recipe) -> list[str]:
 def tuning_of(recipe: Recipe, arm: ArmSection) -> TuneRecipe:
     """The tuning of an arm's captioner, as one of its own."""
     assert arm.tune is not None and arm.captioner is not None
-    own = {"captioner": arm.captioner, "device": recipe.base.device}
+    dataset = recipe.dataset
+    captioner = captioners.filled(arm.captioner, dataset.trigger_word, dataset.class_word)
+    own = {"captioner": captioner, "device": recipe.base.device}
     return TuneRecipe(name=f"{recipe.name}-{arm.name}", tune=arm.tune.model_copy(update=own))
 
 

@@ -64,12 +64,13 @@ def tune(chosen: TuneRecipe, folder: Path, progress: Progress, command: str = ""
     """Tune the captioner, or continue, or return what was done; `folder` becomes the adapter."""
     from captune.train import captioner
 
-    section = chosen.tune
-    check(section)
+    check(chosen.tune)
+    told = captioners.filled(chosen.tune.captioner)
+    section = chosen.tune.model_copy(update={"captioner": told})
+    chosen = chosen.model_copy(update={"tune": section})
     before = _manifests(folder)
     runs.write_text(folder / "recipe.toml", recipe.as_toml(chosen))
     pictures = prepare_captioned(section, StageFolder(folder / "data"), progress)
-    told = section.captioner
     base = runs.fingerprint(
         [
             {**told.model_dump(mode="json"), "trigger": ""},

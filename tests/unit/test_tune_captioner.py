@@ -111,7 +111,7 @@ def test_t5_reads_image_tokens_and_prompt_and_learns_to_its_end(models: dict[str
 def test_loss_is_the_mean_over_a_captions_own_tokens(models: dict[str, Path], kind: str, tmp_path: Path) -> None:
     """Padding, which trains nothing, changes no loss: alone or beside a longer caption it is the same."""
     network = loaded(models, kind)
-    seen = network.pixel_values([p.image for p in pairs(tmp_path, 2)])
+    seen = network.look([p.image for p in pairs(tmp_path, 2)])
     together = network.losses(seen, ["a dog", "a small red dog in the snow"])
     alone = [network.losses(seen[i : i + 1], [text]) for i, text in enumerate(("a dog", "a small red dog in the snow"))]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
@@ -125,14 +125,14 @@ def test_loss_is_the_mean_over_a_captions_own_tokens(models: dict[str, Path], ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_pixels_give_other_logits(models: dict[str, Path], kind: str, tmp_path: Path) -> None:
     network = loaded(models, kind)
-    seen = network.pixel_values([p.image for p in pairs(tmp_path, 2)])
+    seen = network.look([p.image for p in pairs(tmp_path, 2)])
     logits = network.logits(seen, network.lesson(["a dog", "a dog"]))
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
 def test_wrong_count_of_image_tokens_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     network = loaded(models, "opt")
-    seen = network.pixel_values([p.image for p in pairs(tmp_path, 1)])
+    seen = network.look([p.image for p in pairs(tmp_path, 1)])
     for kept, told in ((0, "0 image tokens stand .* would not be seen"), (2, "2 image tokens .* only in part be seen")):
         network.prefix_ids = [network.model.config.image_token_index] * kept + [2]
         with pytest.raises(ModelError, match=told):
@@ -156,7 +156,7 @@ def test_length_counts_new_tokens_alone(models: dict[str, Path], tmp_path: Path)
     """33 + n tokens for n of a caption: a limit on all would leave no room."""
     network = loaded(models, "opt", max_new_tokens=3)
     network.end_ids = frozenset({network._end})  # type: ignore[attr-defined]
-    seen = network.pixel_values([p.image for p in pairs(tmp_path, 4)])
+    seen = network.look([p.image for p in pairs(tmp_path, 4)])
     said = network._generate(seen, max_new_tokens=3, num_beams=1, do_sample=False)
     assert said.shape[1] <= 3
     with pytest.raises(RecipeError, match="this BLIP-2 has room for 91 tokens"):
@@ -212,7 +212,7 @@ def test_peft_loads_the_adapter(models: dict[str, Path], tmp_path: Path) -> None
     section = settings(models, "opt", steps=3, targets="text", rank=4, alpha=8)
     train_captioner(section, "base", lambda: loaded(models, "opt"), shown, StageFolder(tmp_path / "train"), Silent())
     base, ours = loaded(models, "opt"), captioners.load_tuned(section.captioner, tmp_path / "train", "cpu", "fp32")
-    seen, lesson = base.pixel_values([shown[0].image]), base.lesson(["a dog"])
+    seen, lesson = base.look([shown[0].image]), base.lesson(["a dog"])
     plain = base.logits(seen, lesson)
     base.model = PeftModel.from_pretrained(base.model, str(tmp_path / "train"))
     theirs = base.logits(seen, lesson)
@@ -407,7 +407,7 @@ def test_blip2_has_no_embedded_model() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"captioner": {"name": "sidecar"}}, "'sidecar' cannot be tuned .these can: blip, blip2."),
+        ({"captioner": {"name": "sidecar"}}, "'sidecar' cannot be tuned .these can: blip, blip2, vlm."),
         ({"optimizer": "adamm"}, "unknown tune.optimizer 'adamm'"),
         ({"captioner": {"name": "blip", "adapter": "x"}}, "leave the adapter out"),
     ],

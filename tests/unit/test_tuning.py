@@ -84,7 +84,7 @@ def test_merged_model_says_the_same(tuned: Path) -> None:
     rows = [json.loads(line) for line in (tuned / "data/pictures.jsonl").read_text().splitlines()]
     images = {row["id"]: tuned / "data" / row["image"] for row in rows}
     merged = captioners.load_tunable(CaptionerSection(name="blip", model=str(tuned / "merged")), "cpu", "fp32")
-    said = merged.write(merged.pixel_values([images[row["id"]] for row in told]))
+    said = merged.write(merged.look([images[row["id"]] for row in told]))
     assert [w.text for w in said] == [row["tuned"]["text"] for row in told]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from captune import captioners
-from captune.captioners.vlm import Vlm, _Loaded
+from captune.captioners._chat import ChatModel
+from captune.captioners._model import loading
+from captune.captioners.vlm import Vlm
 from captune.errors import ModelError, RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
@@ -77,8 +79,8 @@ def test_picture_is_seen_and_the_instruction_read(llava: Path, tmp_path: Path) -
 
 def test_template_that_takes_text_alone_is_given_text(tmp_path: Path) -> None:
     tiny_chat.write_llava(tmp_path / "joy", tiny_chat.TEXT_TEMPLATE)
-    loaded = _Loaded(section(tmp_path / "joy"), str(tmp_path / "joy"), "cpu")
-    assert loaded._chat("Write a caption.") == "<s>USER: <image> Write a caption. ASSISTANT:"
+    loaded = ChatModel(section(tmp_path / "joy"), str(tmp_path / "joy"), loading("cpu", "fp32"))
+    assert loaded.chat("Write a caption.") == "<s>USER: <image> Write a caption. ASSISTANT:"
     assert len(say(section(tmp_path / "joy"), make_examples(tmp_path, 2))) == 2
 
 

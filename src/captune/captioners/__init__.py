@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from captune import parts
 from captune.captioners import _instructions as instructions
+from captune.captioners._instructions import filled as filled
 from captune.errors import RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
@@ -41,12 +42,17 @@ OPTIONS: dict[str, frozenset[str]] = {
     "sidecar": frozenset({"extension", "folder"}),
     "tagger": frozenset({"model", "threshold", "character_threshold", "underscores", "exclude_tags", "first_tags"}),
     "vlm": frozenset(
-        {"model", "prompt", "prompt_file", "extension", "folder", "max_new_tokens", "beams", "precision", "quantize"}
+        {"model", "adapter", "prompt", "prompt_file", "extension", "folder", "max_new_tokens", "beams"}
+        | {"precision", "quantize"}
     ),
 }
 
 # The captioners that a LoRA can be trained for: the network, and where a section's model is.
-TUNABLE: dict[str, str] = {"blip": "captune.captioners.blip:BlipModel", "blip2": "captune.captioners.blip2:Blip2Model"}
+TUNABLE: dict[str, str] = {
+    "blip": "captune.captioners.blip:BlipModel",
+    "blip2": "captune.captioners.blip2:Blip2Model",
+    "vlm": "captune.captioners._chat:ChatModel",
+}
 
 # The option without which it cannot do anything.
 NEEDED: dict[str, str] = {"constant": "text", "openai_api": "model", "tagger": "model", "vlm": "model"}
@@ -111,12 +117,15 @@ def check_tunable(section: CaptionerSection) -> None:
         raise RecipeError(f"the captioner {section.name!r} cannot be tuned (these can: {', '.join(sorted(TUNABLE))})")
     if section.adapter is not None:
         raise RecipeError("captioner.adapter: a captioner is tuned from its base; leave the adapter out")
+    instructions.check_same_for_all(section)
 
 
 def load_tunable(section: CaptionerSection, device: str, precision: str, quantize: str | None = None) -> PictureModel:
     """The network behind the captioner, ready to write and to learn."""
     check_tunable(section)
-    return _network(section, device, precision, quantize)
+    network = _network(section, device, precision, quantize)
+    network.words("a word")  # a chat template that writes no answers is refused before any work
+    return network
 
 
 def load_tuned(

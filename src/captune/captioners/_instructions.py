@@ -44,7 +44,7 @@ def check(section: CaptionerSection) -> None:
         raise RecipeError(f"captioner.{unread[0]} is only read for {{tags}}, which captioner.{option} does not name")
 
 
-def filled(section: CaptionerSection, trigger_word: str, class_word: str) -> CaptionerSection:
+def filled(section: CaptionerSection, trigger_word: str = "", class_word: str = "") -> CaptionerSection:
     """The section with its instruction read, and with the words in it that are the same for every picture."""
     if section.name not in PLACES:
         return section
@@ -55,6 +55,15 @@ def filled(section: CaptionerSection, trigger_word: str, class_word: str) -> Cap
             raise RecipeError(f"captioner.{option} names {{{name}}}, and dataset.{name} is not given")
         text = text.replace(f"{{{name}}}", " ".join(word.split()))
     return section.model_copy(update={option: text, "prompt_file": None})
+
+
+def check_same_for_all(section: CaptionerSection) -> None:
+    """Raise a RecipeError for an instruction that differs from picture to picture, which tuning does not fill."""
+    if section.name in PLACES:
+        option, _ = PLACES[section.name]
+        for word in ("tags", "file_name"):
+            if f"{{{word}}}" in _text(section, option):
+                raise RecipeError(f"captioner.{option} names {{{word}}}: a tuning says the same of every picture")
 
 
 def _text(section: CaptionerSection, option: str) -> str:

@@ -79,21 +79,22 @@ class PictureModel(ABC):
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    def pixel_values(self, pictures: Sequence[Path]) -> Tensor:
-        """The pictures as the network sees them, (batch, 3, height, width) float32 on its device."""
+    def look(self, pictures: Sequence[Path]) -> Any:
+        """The pictures as the network sees them, for `write` and `losses`: here (batch, 3, height, width) float32 on its
+        device."""
         import torch
 
         opened = [images.open_picture(picture) for picture in pictures]
         seen: Tensor = self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]
         return seen.to(self.device, torch.float32)
 
-    def write(self, pixel_values: Tensor) -> list[Written]:
+    def write(self, seen: Any) -> list[Written]:
         """A caption of every picture by the section's decode settings, and whether it ended or ran into the limit."""
         import torch
 
         with torch.inference_mode():
             said = self._generate(
-                pixel_values,
+                seen,
                 max_new_tokens=self.section.max_new_tokens,
                 num_beams=self.section.beams,
                 do_sample=False,
@@ -105,28 +106,35 @@ class PictureModel(ABC):
 
     def lesson(self, texts: Sequence[str]) -> Lesson:
         """The captions behind what precedes them (prompt, image tokens), padded to the right; only they are learned."""
-        before = self.prefix_ids
+        return self._lesson([self.prefix_ids] * len(texts), texts)
+
+    def _lesson(self, before: Sequence[list[int]], texts: Sequence[str]) -> Lesson:
+        """The captions behind these tokens, row by row."""
         after = [self.words(text).ids for text in texts]
-        rows = [before + ids for ids in after]
+        rows = [told + ids for told, ids in zip(before, after, strict=True)]
         length = max(len(row) for row in rows)
-        labels = [[IGNORED] * len(before) + ids for ids in after]
+        labels = [[IGNORED] * len(told) + ids for told, ids in zip(before, after, strict=True)]
         return Lesson(
             input_ids=self._padded(rows, length, self.pad_id),
             attention_mask=self._padded([[1] * len(row) for row in rows], length, 0),
             labels=self._padded(labels, length, IGNORED),
         )
 
-    def losses(self, pixel_values: Tensor, texts: Sequence[str]) -> Tensor:
+    def losses(self, seen: Any, texts: Sequence[str]) -> Tensor:
         """Per caption the mean negative log-likelihood of its tokens, (batch,): padding and batch layout change nothing."""
-        lesson = self.lesson(texts)
-        return token_losses(self.logits(pixel_values, lesson), lesson.labels, shift=self.predicts_next)
+        lesson = self.lesson_about(seen, texts)
+        return token_losses(self.logits(seen, lesson), lesson.labels, shift=self.predicts_next)
+
+    def lesson_about(self, seen: Any, texts: Sequence[str]) -> Lesson:
+        """The lesson of captions of these pictures; here the same whatever is seen."""
+        return self.lesson(texts)
 
     predicts_next = (
         True  # a position's logits are of the next token; not so where the decoder's input is shifted already
     )
 
     @abstractmethod
-    def logits(self, pixel_values: Tensor, lesson: Lesson) -> Tensor:
+    def logits(self, seen: Any, lesson: Lesson) -> Tensor:
         """What the network expects at every position of the labels, (batch, length, vocabulary)."""
 
     @abstractmethod
@@ -138,7 +146,7 @@ class PictureModel(ABC):
         """Processor and network of `location`; a ModelError tells what is wrong with them."""
 
     @abstractmethod
-    def _generate(self, pixel_values: Tensor, **decode: Any) -> Tensor:
+    def _generate(self, seen: Any, **decode: Any) -> Tensor:
         """Token ids of what is said, (batch, length), without what precedes the caption."""
 
     prefix_ids: list[int]
@@ -217,30 +225,35 @@ class PictureCaptioner:
     def caption(self, examples: Sequence[Example]) -> list[str]:
         """Caption the prepared pictures as one batch, or as several where memory does not hold it."""
         if examples and self._loaded is None:
-            self._loaded = self._load(self._section, self._location, loading(self._device, self._precision()))
+            how = loading(self._device, self._precision(), self._quantize(), "captioner")
+            self._loaded = self._load(self._section, self._location, how)
         return self._caption(examples)
 
     def _as_one_batch(self, examples: Sequence[Example]) -> list[str]:
         assert self._loaded is not None
-        seen = self._loaded.pixel_values([example.image for example in examples])
-        return [written.text for written in self._loaded.write(seen)]
+        return [written.text for written in self._loaded.write(self._look(self._loaded, examples))]
+
+    def _look(self, network: PictureModel, examples: Sequence[Example]) -> Any:
+        return network.look([example.image for example in examples])
 
     def _precision(self) -> str:
         return "fp32"
 
+    def _quantize(self) -> str | None:
+        return None
 
-def loading(device: str, precision: str, quantize: str | None = None) -> Loading:
-    """Device and number format by their names in a recipe; auto is bf16 on CUDA, else fp32."""
-    import torch
 
-    from captune.families._devices import choose_device
+def loading(device: str, precision: str, quantize: str | None = None, section: str = "tune") -> Loading:
+    """Device and number format by their names in a recipe's section; auto is bf16 on CUDA, else fp32."""
+
+    from captune.families._devices import DTYPES, choose_device
 
     chosen = choose_device(device)
     if precision == "auto":
         precision = "bf16" if chosen.type == "cuda" else "fp32"
     if quantize and chosen.type != "cuda":
-        raise RecipeError(f'quantize = "{quantize}" needs a CUDA GPU; this is {chosen.type}')
-    return Loading(chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], quantize)
+        raise RecipeError(f'{section}.quantize = "{quantize}" needs a CUDA GPU; this is {chosen.type}')
+    return Loading(chosen, DTYPES[precision], quantize)
 
 
 def read(location: str, what: str, kind: str, processor: Any, model: Any, how: Loading) -> tuple[Any, Any]:

@@ -76,7 +76,7 @@ class BlipModel(PictureModel):
         ).logits
         return seen
 
-    def _generate(self, pixel_values: Tensor, **decode: Any) -> Tensor:
+    def _generate(self, seen: Any, **decode: Any) -> Tensor:
         """What BLIP says, the prompt's words included.
 
         Its generate writes [DEC] over the first token and drops the last, which it takes for [SEP]; so the prompt is
@@ -84,9 +84,9 @@ class BlipModel(PictureModel):
         """
         import torch
 
-        ids = torch.tensor([[*self.prefix_ids, self._sep]], device=self.device).repeat(len(pixel_values), 1)
+        ids = torch.tensor([[*self.prefix_ids, self._sep]], device=self.device).repeat(len(seen), 1)
         said: Tensor = self.model.generate(
-            pixel_values=pixel_values, input_ids=ids, attention_mask=torch.ones_like(ids), **decode
+            pixel_values=seen, input_ids=ids, attention_mask=torch.ones_like(ids), **decode
         )
         return said[:, 1:]  # [DEC] is no special token to the tokenizers of older checkpoints
 

@@ -140,14 +140,14 @@ class Blip2Model(PictureModel):
         ).logits
         return seen
 
-    def _generate(self, pixel_values: Tensor, **decode: Any) -> Tensor:
+    def _generate(self, seen: Any, **decode: Any) -> Tensor:
         """New tokens are counted, not all: the image tokens are no part of a caption's length."""
         import torch
 
-        ids = torch.tensor([self.prefix_ids], device=self.device).repeat(len(pixel_values), 1)
+        ids = torch.tensor([self.prefix_ids], device=self.device).repeat(len(seen), 1)
         self.check_image_tokens(ids)
         said: Tensor = self.model.generate(
-            pixel_values=pixel_values,
+            pixel_values=seen,
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             eos_token_id=sorted(self.end_ids),

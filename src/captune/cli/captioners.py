@@ -75,7 +75,7 @@ def tune_captioner(
         Path | None, typer.Argument(metavar="OUTPUT_DIR", help="Where the adapter goes; runs/<name> if not given.")
     ] = None,
     settings: Settings = None,
-    captioner: Annotated[str | None, typer.Option(help="blip or blip2.")] = None,
+    captioner: Annotated[str | None, typer.Option(help="blip, blip2 or vlm.")] = None,
     model: Annotated[str | None, typer.Option(help="The captioner's model: mini, a folder, a hub name.")] = None,
     rank: Annotated[int | None, typer.Option(help="Like --set tune.rank=...; so are the options below.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale of the update: alpha / rank.")] = None,

@@ -27,7 +27,7 @@ class CaptionerSection(Section):
     """For blip: `mini` (embedded), a folder, or a hub name such as Salesforce/blip-image-captioning-large; for blip2 (such as
     Salesforce/blip2-opt-2.7b), vlm and tagger: a folder or a hub name; for openai_api: the server's name of the model."""
     adapter: Path | None = None
-    """For blip and blip2: the folder of a LoRA that `captune tune-captioner` trained on this model."""
+    """For blip, blip2 and vlm: the folder of a LoRA that `captune tune-captioner` trained on this model."""
     prompt: str = ""
     """For blip: how every caption begins, such as "a photography of"; for blip2: what it is asked to go on from; for vlm and
     openai_api: the instruction, in which {trigger_word}, {class_word}, {tags} and {file_name} are filled in. Not given: one
@@ -124,7 +124,7 @@ class TuneSection(Section):
     """A LoRA for a captioner, trained on pictures that have captions already; judged on pictures kept apart."""
 
     captioner: CaptionerSection = CaptionerSection(name="blip")
-    """Whom to tune (blip or blip2), and how it decodes before and after; within an arm, the arm's own captioner."""
+    """Whom to tune (blip, blip2 or vlm), and how it decodes before and after; within an arm, the arm's own captioner."""
     path: Path | None = None
     """Folder of pictures with caption files beside them, or with a metadata.jsonl; give this or dataset."""
     extension: str = ".txt"
@@ -154,8 +154,8 @@ class TuneSection(Section):
     dropout: float = Field(0.05, ge=0, lt=1)
     """Share of the adapter's inputs that is zeroed while training."""
     targets: str | list[str] = "text"
-    """`text` (the language model), `cross_attention` (where it looks at the picture), `vision`, `all_linear`, or patterns of
-    whole module names; a plain name such as `query` may stand for all modules that end in it."""
+    """`text` (the language model), `cross_attention` (where it looks at the picture; not in vlm), `vision`, `all_linear`, or
+    patterns of whole module names; a plain name such as `query` may stand for all modules that end in it."""
     learning_rate: float | None = Field(None, gt=0)
     """Learning rate of the LoRA. Not given: 1e-4, and 1e-3 for the embedded BLIP, which is small."""
     optimizer: str = "adamw"

@@ -156,7 +156,7 @@ def say_all(network: PictureModel, pictures: Sequence[CaptionedPicture], progres
     with progress.track(title, len(pictures)) as bar:
         for start in range(0, len(pictures), size):
             batch = pictures[start : start + size]
-            written = network.write(network.pixel_values([p.image for p in batch]))
+            written = network.write(network.look([p.image for p in batch]))
             said += [Said(p.id, w.text, w.ended) for p, w in zip(batch, written, strict=True)]
             bar.advance(len(batch), written[-1].text)
     return said
@@ -279,7 +279,7 @@ class _Training:
             ]
             for p, visit in zip(of, batch, strict=True)
         ]
-        return self.network.losses(self.network.pixel_values([p.image for p in of]), texts)
+        return self.network.losses(self.network.look([p.image for p in of]), texts)
 
     def _held_out(self) -> float:
         """What tells the best epoch, lower is better: the validation captions' loss, or minus their CIDEr."""
@@ -298,7 +298,7 @@ class _Training:
             losses: list[float] = []
             for start in range(0, len(picture.references), size):
                 texts = picture.references[start : start + size]
-                losses += self.network.losses(self.network.pixel_values([picture.image] * len(texts)), texts).tolist()
+                losses += self.network.losses(self.network.look([picture.image] * len(texts)), texts).tolist()
             means.append(sum(losses) / len(losses))
         return sum(means) / len(means)
 
