@@ -181,7 +181,7 @@ class _Folder:
                 and captions.read_text(self.out / file)
             ):
                 empty = CaptionRecord(example.id, "", "sidecar", **self._place(example))
-                new.append(of_a_person(empty, captions.read_exact(self.out / file)))
+                new.append(of_a_person(empty, self.out / file))
         ledger.note(new)
         if new:
             ledger.close(finished=False)
@@ -267,8 +267,10 @@ class _Folder:
         if self.mode not in ("append", "prepend") or not old:
             return text
         first, second = (old, text) if self.mode == "append" else (text, old)
-        same = old.endswith(text) if self.mode == "append" else old.startswith(text)
-        return old if same else f"{first}, {second}"
+        whole = captions.with_trigger_word(text, self.subject.trigger_word, self.subject.class_word, self.subject.how)
+        parts = (f", {text}", f", {whole}") if self.mode == "append" else (f"{text}, ", f"{whole}, ")
+        there = old.endswith(parts) if self.mode == "append" else old.startswith(parts)
+        return old if there or old in (text, whole) else f"{first}, {second}"
 
     def _place(self, example: Example) -> dict[str, Any]:
         return {

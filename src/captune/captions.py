@@ -18,6 +18,21 @@ from captune.types import Caption
 KNOWN_EXTENSIONS = (".txt", ".caption", ".cap")
 METADATA = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "captions")
+UTF8 = "utf-8"
+# The encodings that a mark in front of a file tells, which is no part of its text.
+MARKS = {"utf-8-sig": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
+# Thai, kana, Chinese characters, Hangul: written without spaces, or with particles joined on, so that a word of another
+# script ends where they begin ("jefpajot狗").
+UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_LETTER = rf"(?:(?![{UNSPACED}])\w)"
+_SIDE = re.compile(r"(?<!\w)(?:left|right)(?:most|wards?)?(?!\w)", re.IGNORECASE)
+# Left and right that are no side; behind "the", "to", "his" and the like they are one all the same ("the left behind her").
+_NO_SIDE = re.compile(
+    r"(?<!the )(?<!to )(?<!on )(?<!his )(?<!her )(?<!its )(?<!far )(?<!\w)"
+    r"(?:left (?:behind|over|alone|open|out)|(?:all|just) right|"
+    r"right (?:after|away|now|before|behind|next|beside|in front))(?!\w)",
+    re.IGNORECASE,
+)
 
 Trigger = Literal["prefix", "replace_class", "none"]
 
@@ -65,8 +80,8 @@ def option_warnings(section: TrainSection, texts: Sequence[str]) -> list[str]:
 
 
 def says_side(text: str) -> bool:
-    """Whether the text says left or right, which a mirrored picture turns round."""
-    return has_word(text, "left") or has_word(text, "right")
+    """Whether the text says left or right, which a mirrored picture turns round; "left behind" is none."""
+    return _SIDE.search(_NO_SIDE.sub("", text)) is not None
 
 
 def known_prompts(prompts: Sequence[str], said: Mapping[str, Sequence[Caption]]) -> dict[int, list[str]]:
@@ -89,7 +104,7 @@ def has_word(text: str, word: str) -> bool:
 def whole_word(word: str) -> re.Pattern[str]:
     """Finds the word, or words with any white space between them, as a whole and in whatever case."""
     inner = r"\s+".join(re.escape(part) for part in word.split())
-    return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!{_LETTER}){inner}(?!{_LETTER})", re.IGNORECASE)
 
 
 def without_start(text: str, start: str) -> str:
@@ -113,18 +128,38 @@ def read_text(path: Path) -> str:
 def decoded(data: bytes, name: str) -> str:
     """The text of a caption file's bytes, every line break and space as it is there; `name` is for the error."""
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not utf16 and b"\0" in data:  # UTF-16 without its mark passes for UTF-8 otherwise
+        raise DataError(f"the caption file {name} is not UTF-8 text (byte {data.index(0)} is 0); save it as UTF-8")
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"the caption file {name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def read_exact(path: Path) -> str:
-    """A caption file's text with every line break and space; UTF-8, with or without a mark in front, or UTF-16 with one."""
+def encoding_of(data: bytes) -> str:
+    """The encoding of a caption file's bytes: UTF-8, or what the mark in front of them tells."""
+    return next((name for name, mark in MARKS.items() if data.startswith(mark)), UTF8)
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """The bytes of a caption file in that encoding, its mark in front; one that is not known is written as UTF-8."""
+    if encoding not in MARKS:
+        return text.encode(UTF8)
+    return MARKS[encoding] + text.encode(UTF8 if encoding == "utf-8-sig" else encoding)
+
+
+def read_encoded(path: Path) -> tuple[str, str]:
+    """A caption file's text as `read_exact` gives it, and its encoding, which together are its bytes."""
     try:
-        return decoded(path.read_bytes(), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"the caption file {path} cannot be read: {error.strerror}") from error
+    return decoded(data, str(path)), encoding_of(data)
+
+
+def read_exact(path: Path) -> str:
+    """A caption file's text with every line break and space; UTF-8, with or without a mark in front, or UTF-16 with one."""
+    return read_encoded(path)[0]
 
 
 def sidecar_path(picture: Path, extension: str, folder: Path | None = None) -> Path:

@@ -80,7 +80,7 @@ class Ledger:
                 f"cannot write {self.folder / LEDGER}: {error.strerror}; free space or choose --out"
             ) from error
         for record in pending:
-            runs.write_text(self.folder / record.file, record.in_file)
+            _put(self.folder, record)
             self.records[record.example_id] = replace(record, was=None)
 
     def note(self, records: Sequence[CaptionRecord]) -> None:
@@ -126,12 +126,12 @@ class Ledger:
             if content is not None and content.rstrip("\r\n") == record.in_file.rstrip("\r\n"):
                 settled = replace(record, was=None)
             elif record.was is not None and (content or "") == record.was:
-                runs.write_text(self.folder / record.file, record.in_file)
+                _put(self.folder, record)
                 settled = replace(record, was=None)
             elif content is None or not content.strip():
                 continue  # deleted or emptied: a picture without caption, whose history is kept
             else:
-                settled = of_a_person(record, content).after(record)
+                settled = of_a_person(record, self.folder / record.file).after(record)
                 self.edited.append(record.example_id)
             changed |= settled != record
             self.records[record.example_id] = settled
@@ -146,8 +146,14 @@ class Ledger:
                 part.unlink(missing_ok=True)
 
 
-def of_a_person(record: CaptionRecord, content: str) -> CaptionRecord:
+def _put(folder: Path, record: CaptionRecord) -> None:
+    with runs.atomic(folder / record.file) as part:
+        part.write_bytes(record.bytes_in_file)
+
+
+def of_a_person(record: CaptionRecord, file: Path) -> CaptionRecord:
     """The record of a caption file that a person wrote, with the picture of `record`."""
+    content, encoding = captions.read_encoded(file)
     text = content.rstrip("\r\n")
     exact = None if content == text + "\n" else content
     return CaptionRecord(
@@ -159,6 +165,7 @@ def of_a_person(record: CaptionRecord, content: str) -> CaptionRecord:
         file=record.file,
         edited_by=A_PERSON,
         content=exact,
+        encoding="" if encoding == captions.UTF8 else encoding,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from captune import runs
+from captune import captions, runs
 from captune.errors import DataError
 from captune.types import Caption
 
@@ -39,6 +39,7 @@ class CaptionRecord:
     undone: list[dict[str, Any]] = field(default_factory=list)  # records that `captune captions undo` took back
     file: str = ""  # the caption file, relative to the folder
     content: str | None = None  # of the caption file, where it is not the text and a line break
+    encoding: str = ""  # of the caption file, where a mark in front tells another than UTF-8
     run: int = 0  # which command wrote it; what one wrote is undone together
     was: str | None = None  # the file's content that this text takes the place of, until it has
 
@@ -51,6 +52,11 @@ class CaptionRecord:
     def in_file(self) -> str:
         """The caption file's content."""
         return self.text + "\n" if self.content is None else self.content
+
+    @property
+    def bytes_in_file(self) -> bytes:
+        """The caption file, byte by byte."""
+        return captions.encoded(self.in_file, self.encoding)
 
     @property
     def caption(self) -> Caption:

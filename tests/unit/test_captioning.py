@@ -124,6 +124,26 @@ def test_append_and_prepend_put_the_trigger_word_in_once(tmp_path: Path) -> None
     assert texts(folder)["1"] == "a zorblax at night, number 1\n"
 
 
+@pytest.mark.parametrize("mode", ["append", "prepend"])
+def test_the_same_command_again_adds_nothing(mode: str, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "p", "1")
+    (folder / "1.txt").write_text("a dog")
+    written(folder, word="zorblax", mode=mode)
+    once = texts(folder)
+    written(folder, word="zorblax", mode=mode)
+    assert texts(folder) == once and once["1"].count("number 1") == 1
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbfmark\r\n", "ü\r\n".encode("utf-16")])
+def test_undo_gives_the_mark_in_front_back(data: bytes, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "p", "1")
+    (folder / "1.txt").write_bytes(data)
+    written(folder, mode="replace")
+    assert texts(folder) == {"1": "number 1\n"}
+    undo(folder)
+    assert (folder / "1.txt").read_bytes() == data
+
+
 def test_a_persons_edit_is_noticed_and_kept(tmp_path: Path) -> None:
     folder = photos(tmp_path / "p", "1", "2")
     written(folder, "one")

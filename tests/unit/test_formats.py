@@ -18,7 +18,7 @@ from captune.errors import DataError
 from captune.formats import Options, hub
 
 AWKWARD = 'say "hi", \'ok\'\r\nand\n\n\tmore \\n 🐕‍🦺 שלום עליכם‎ مرحبا\u2028\u0085x, {"a": 1}\n'
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=60)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\0"), max_size=60)
 FORMS = ["jsonl", "csv", "webdataset"]
 
 
@@ -139,3 +139,13 @@ def test_a_data_set_by_name_is_streamed(tmp_path: Path) -> None:
     rows = list(hub.read(str(tmp_path / "named")))
     assert [row.text for row in rows] == ["a cat\n", "a dog"]
     assert rows[0].content == (source / "1.png").read_bytes()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbfmark\r\n", "ü\r\n".encode("utf-16"), b"\xfe\xff\x00a"])
+def test_a_mark_in_front_comes_back_and_is_no_text(form: str, data: bytes, tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", {"0": "", "1": "plain"})
+    (source / "0.txt").write_bytes(data)
+    assert sidecars(there_and_back(source, form, tmp_path)) == {"0": data, "1": b"plain"}
+    said = [row.text for row in formats.read(tmp_path / "there", Options())]
+    assert said[1] == "plain" and said[0] is not None and "\ufeff" not in said[0]

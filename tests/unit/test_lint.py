@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from captune import lint, planning, recipe
+from captune.errors import ModelError
 from captune.lint import Finding, lint_folder, lint_recipe
-from captune.lint.texts import Told, examine
-from captune.recipe import TrainSection
+from captune.lint.texts import examine
+from captune.lint.told import Told
+from captune.recipe import BaseSection, TrainSection
 
 CLEAN = [
     "zorblax, a small dog on the beach",
@@ -124,7 +126,7 @@ def test_the_trigger_word_must_be_kept_where_parts_are_shuffled() -> None:
     assert of_texts(*CLEAN, train=shuffled.model_copy(update={"keep_tokens": 1})) == {}
 
 
-@pytest.mark.parametrize("word", ["man", "sks"])
+@pytest.mark.parametrize("word", ["man", "tiger", "emma", "sks"])
 def test_a_word_that_the_base_knows_is_told(word: str) -> None:
     assert of_texts(f"{word} by a lake", trigger_word=word, class_word="") == {"trigger_known": [""]}
 
@@ -187,3 +189,127 @@ def test_plan_and_training_say_once_what_is_not_said_elsewhere(tmp_path: Path) -
     lines = lint.before_training(read, {"human": said})
     assert [line.split(" (so it is")[0].split(": ")[0] for line in lines] == ["arm human", "arm human"]
     assert "(so it is with 1)" in lines[1] and "left or right" not in " ".join(lines)
+
+
+PROSE = [
+    "a photo of zorblax dog on a wooden bench, autumn leaves",
+    "zorblax dog running through shallow water, overcast sky",
+    "close-up portrait of zorblax dog, a kitchen behind it",
+    "zorblax dog asleep on a grey sofa",
+    "a woman in a denim jacket holding zorblax dog",
+    "zorblax dog next to a fence in May, bright sunlight",
+]
+STYLE = [f"{what}, in the style of zorblax" for what in ("a pier", "a tram in a street", "a bowl of lemons", "a fox")]
+
+
+def test_a_name_within_a_sentence_is_at_its_place() -> None:
+    assert of_texts(*PROSE) == {}
+    assert of_texts(*STYLE, class_word="") == {}
+
+
+@pytest.mark.parametrize(
+    "hung_on", ["asleep on a grey sofa, zorblax dog", "a dog sleeping on a grey sofa with toys zorblax"]
+)
+def test_a_name_hung_on_behind_is_out_of_place(hung_on: str) -> None:
+    assert of_texts(*PROSE, hung_on) == {"trigger_place": ["6.txt"]}
+    assert of_texts(*STYLE, "zorblax, a boat on a lake", class_word="") == {"trigger_place": ["4.txt"]}
+
+
+def test_without_a_trigger_word_the_subjects_name_is_taken_for_it() -> None:
+    told = {"trigger_word": "", "class_word": ""}
+    assert of_texts(*PROSE, **told) == {}
+    assert of_texts(*STYLE, **told) == {}
+    assert of_texts(*(f"{text}, with red paint" for text in PROSE), **told) == {"in_every_caption": ["", ""]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "zorblax 狗睡在沙发上",
+        "ソファで寝ているzorblax犬",
+        "zorblax, stehend, wüste, sand, blauer himmel",
+        "un cane zorblax che dorme sul divano accanto a un cuscino",
+        "zorblax pies śpi na kanapie obok poduszki",
+        "zorblax köpek gri kanepede uyuyor",
+        "en zorblax hund sover på den grå soffan",
+    ],
+)
+def test_a_caption_in_another_language_is_told(text: str) -> None:
+    assert of_texts(*PROSE, text) == {"other_language": ["6.txt"]}
+
+
+def test_foreign_names_and_signs_are_no_other_language() -> None:
+    signs = [
+        "zorblax, a dog at the Sagrada Família in Barcelona",
+        "zorblax, a dog in front of a Straße sign in München",
+        "zorblax, a dog and the word 寿司 on a lantern",
+        "zorblax, a dog with crème brûlée",
+    ]
+    assert of_texts(*CLEAN, *signs) == {}
+
+
+def test_a_trigger_word_stands_among_letters_that_are_written_without_spaces() -> None:
+    texts = ["zorblax狗坐在长椅上", "zorblax狗在海边", "厨房里zorblax狗的特写", "雨夜街道上的zorblax狗"]
+    assert of_texts(*texts, class_word="狗") == {}
+
+
+@pytest.mark.parametrize("guess", ["likely indoors", "hard to tell where", "a blanket (?)", "it might be night"])
+def test_a_guess_is_told(guess: str) -> None:
+    assert of_texts(*CLEAN, f"zorblax, a dog, {guess}") == {"uncertain_wording": ["6.txt"]}
+
+
+@pytest.mark.parametrize("taste", ["pretty garden", "nice light", "incredibly big ears", "charming smile"])
+def test_taste_is_told(taste: str) -> None:
+    assert of_texts(*CLEAN, f"zorblax, a dog, {taste}") == {"subjective_wording": ["6.txt"]}
+    assert of_texts(*CLEAN, "zorblax, a dog by the sea in Nice") == {}
+
+
+@pytest.mark.parametrize("text", ["toys left behind on the lawn", "right after the rain", "a dog right behind a fence"])
+def test_left_and_right_that_are_no_side(text: str) -> None:
+    flipped = TrainSection(flip=True)
+    assert of_texts(*CLEAN, f"zorblax, {text}", train=flipped) == {}
+    assert of_texts(*CLEAN, "zorblax, a dog on the left behind a fence", train=flipped) != {}
+    assert of_texts(*CLEAN, "zorblax, the leftmost dog", train=flipped) != {}
+
+
+def test_one_long_caption_twice_is_no_chance() -> None:
+    many = [f"zorblax, a dog near {place}" for place in ("a", "b", "c", "d", "e", "f")]
+    twice = "zorblax, a dog with its tongue out in an old car"
+    assert of_texts(*CLEAN, *many, twice, f"{twice}.") == {"same_caption": ["12.txt"]}
+
+
+def test_captions_without_words_and_not_in_utf8(tmp_path: Path) -> None:
+    folder = clean(tmp_path)
+    (folder / "0.txt").write_text(" , , \n")
+    (folder / "1.txt").write_bytes(CLEAN[1].encode("utf-16-le"))  # without its mark it passes for UTF-8 with many zeros
+    (folder / "2.png.txt").write_text(CLEAN[2])
+    assert linted(folder) == {
+        "empty_caption": ["0.txt"],
+        "unreadable_caption": ["1.txt"],
+        "orphan_caption": ["2.png.txt"],
+    }
+
+
+def test_kohyas_folder_names_the_class(tmp_path: Path) -> None:
+    clean(tmp_path / "10_zorblax dog")
+    assert lint_folder(tmp_path) == []
+    assert lint_folder(tmp_path, trigger_word="zorblax") == []
+
+
+def test_a_class_word_that_is_not_told_follows_the_trigger_word() -> None:
+    assert of_texts(*PROSE, class_word="") == {}
+    fluffy = [text.replace("zorblax dog", "zorblax dog with a red collar") for text in PROSE]
+    assert of_texts(*fluffy, class_word="") == {"in_every_caption": ["", ""]}
+    assert of_texts(*(f"zorblax, blue, {text}" for text in PROSE), class_word="") != {}
+
+
+def test_a_base_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no tokenizer of the base 'nowhere'"):
+        lint_folder(clean(tmp_path), base=BaseSection(model="nowhere"))
+
+
+def test_training_settings_of_a_folder(tmp_path: Path) -> None:
+    folder = clean(tmp_path)
+    (folder / "0.txt").write_text("zorblax, a dog on the left of the beach")
+    told = lint_folder(folder, trigger_word="zorblax", class_word="dog", train=TrainSection(flip=True))
+    assert codes(told) == {"side_while_flipped": ["0.txt"]}

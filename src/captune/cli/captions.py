@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captune import console
 from captune.cli.options import AsJson, Device, Source
 from captune.cli.story import run_until
+
+if TYPE_CHECKING:
+    from captune.recipe import TrainSection
 
 history = typer.Typer(help="The history of a folder's captions.", no_args_is_help=True)
 
@@ -21,6 +24,14 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a setting, such as train.rank=16; for a folder captioner.beams=3, text.absorb=0.6; repeatable.",
+    ),
+]
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, such as train.rank=16; for a folder one of training, such as train.flip=true; repeatable.",
     ),
 ]
 Extension = Annotated[str, typer.Option(help="The caption files' extension: .txt, .caption, .blip.txt.")]
@@ -66,6 +77,22 @@ def _refuse_for_recipes(given: Sequence[str]) -> None:
 
     if given:
         raise RecipeError(f"{given[0]} is only read for a folder; in a recipe it stands in the arm")
+
+
+def _train_of_folder(source: Path, settings: Sequence[str]) -> TrainSection:
+    """How a folder's captions would be trained on, by --set train.flip=true and the like."""
+    from captune import recipe
+    from captune.errors import RecipeError
+
+    other = [text for text in settings if not text.startswith("train.")]
+    if other:
+        raise RecipeError(f"--set {other[0]}: of a folder's lint only train.* can be set, such as train.flip=true")
+    values = {
+        "dataset": {"path": str(source)},
+        "train": {"steps": 1},
+        "arm": [{"name": "captions", "captioner": {"name": "sidecar"}}],
+    }
+    return recipe.from_values(values, source="the command", overrides=settings).train
 
 
 def _caption_folder(
@@ -209,7 +236,7 @@ def lint(
     resolution: Annotated[int | None, typer.Option(min=1, help="For a folder: smaller pictures are named.")] = None,
     base: Annotated[str, typer.Option(help="For a folder: the base whose tokens are counted, such as mini.")] = "",
     family: Annotated[str, typer.Option(help="For a folder: the base's family.")] = "sd",
-    settings: Settings = None,
+    settings: TrainSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with captions and pictures of a recipe or a folder; leaves with 1 where an error is among it."""
@@ -227,10 +254,12 @@ def lint(
                 class_word=class_word,
                 resolution=resolution,
                 base=chosen,
+                train=_train_of_folder(source, settings or []),
             )
         else:
             options = [("--trigger-word", trigger_word), ("--class-word", class_word), ("--base", base)]
-            given = [name for name, value in [*options, ("--resolution", resolution)] if value]
+            changed = [("--extension", extension != ".txt"), ("--family", family != "sd")]
+            given = [name for name, value in [*options, ("--resolution", resolution), *changed] if value]
             _refuse_for_recipes(given)
             findings = linting.lint_recipe(recipe.read(source, settings or []))
         if as_json:

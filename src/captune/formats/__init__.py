@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from captune import parts
+from captune.captions import UTF8
 
 # name -> function (rows, out, options) -> files written
 WRITERS: dict[str, str] = {
@@ -23,13 +24,17 @@ TABLES = {"jsonl": "metadata.jsonl", "csv": "metadata.csv", "parquet": "metadata
 
 @dataclass(frozen=True)
 class Row:
-    """One picture with its caption, every byte of it; `name` is its relative path, `content` its bytes if it is in no file."""
+    """One picture with its caption, every byte of it; `name` is its relative path, `content` its bytes if it is in no file.
+
+    `encoding` is that of the caption file, if one has a mark in front.
+    """
 
     name: str
     text: str | None
     path: Path | None = None
     content: bytes | None = None
     repeats: int = 1
+    encoding: str = UTF8
 
     def read(self) -> bytes:
         """The picture's bytes, as they are."""

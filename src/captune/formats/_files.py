@@ -33,9 +33,8 @@ def put_picture(row: Row, target: Path) -> None:
             part.write_bytes(row.read())
 
 
-def put_text(text: str, target: Path, *, replace: bool) -> None:
-    """Write the text as UTF-8, every byte of it; a DataError where another text would be overwritten."""
-    data = text.encode("utf-8")
+def put_text(data: bytes, target: Path, *, replace: bool) -> None:
+    """Write a caption file's bytes; a DataError where another text would be overwritten."""
     if target.is_file():
         if target.read_bytes() == data:
             return

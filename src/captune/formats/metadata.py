@@ -6,20 +6,28 @@ import csv
 import importlib.util
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from captune import captions, runs
 from captune.errors import DataError
 from captune.formats import TABLES, Options, Row, Written, _files
 
 COLUMNS = ("file_name", "text")
+ENCODING = "encoding"  # a further column, where a caption file has a mark in front
 
 
-def read(path: Path) -> dict[str, str]:
+class Listed(NamedTuple):
+    """A caption of a table, every byte of it, and the encoding of the caption file that it came from."""
+
+    text: str
+    encoding: str = captions.UTF8
+
+
+def read(path: Path) -> dict[str, Listed]:
     """The captions of a table by file name, every byte of them; rows without a caption are left out."""
-    found: dict[str, str] = {}
+    found: dict[str, Listed] = {}
     for place, row in _rows(path):
         name, said = row.get("file_name"), [row[k] for k in captions.CAPTION_KEYS if row.get(k) is not None]
         if not isinstance(name, str) or not name:
@@ -29,7 +37,7 @@ def read(path: Path) -> dict[str, str]:
         if said:
             if not isinstance(said[0], str):
                 raise DataError(f"{path}, {place}: the caption must be text, not {type(said[0]).__name__}")
-            found[captions.file_key(name)] = said[0]
+            found[captions.file_key(name)] = Listed(said[0], str(row.get(ENCODING) or captions.UTF8))
     return found
 
 
@@ -72,7 +80,7 @@ def write_parquet(rows: Iterable[Row], out: Path, options: Options) -> Written:
 def _write(form: str, encode: Any, rows: Iterable[Row], out: Path, options: Options) -> Written:
     """A table in the folder `out`, with the pictures; or, if `out` is a file's name, the table alone."""
     alone = bool(out.suffix) and not out.is_dir()
-    table, without = [], []
+    table, without = list[dict[str, str]](), []
     for row in rows:
         if row.text is None:
             without.append(row.name)
@@ -80,6 +88,8 @@ def _write(form: str, encode: Any, rows: Iterable[Row], out: Path, options: Opti
         if not alone:
             _files.put_picture(row, _files.inside(out, row.name))
         table.append({"file_name": row.name, "text": row.text})
+        if row.encoding != captions.UTF8:
+            table[-1][ENCODING] = row.encoding
     target = out if alone else out / TABLES[form]
     data = encode(table, target)
     if target.is_file() and target.read_bytes() != data and not options.replace:
@@ -89,6 +99,10 @@ def _write(form: str, encode: Any, rows: Iterable[Row], out: Path, options: Opti
     return Written(len(table), target, tuple(without))
 
 
+def _columns(table: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    return (*COLUMNS, ENCODING) if any(ENCODING in row for row in table) else COLUMNS
+
+
 def _as_jsonl(table: list[Mapping[str, str]], path: Path) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table).encode()
 
@@ -96,7 +110,7 @@ def _as_jsonl(table: list[Mapping[str, str]], path: Path) -> bytes:
 def _as_csv(table: list[Mapping[str, str]], path: Path) -> bytes:
     buffer = io.StringIO(newline="")
     # All in quotes: an unquoted carriage return would end the row for the next reader.
-    writer = csv.DictWriter(buffer, COLUMNS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer = csv.DictWriter(buffer, _columns(table), restval="", quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return buffer.getvalue().encode()
@@ -106,7 +120,7 @@ def _as_parquet(table: list[Mapping[str, str]], path: Path) -> bytes:
     parquet = _pyarrow(path)
     import pyarrow
 
-    columns = {name: pyarrow.array([row[name] for row in table], pyarrow.string()) for name in COLUMNS}
+    columns = {name: pyarrow.array([row.get(name) for row in table], pyarrow.string()) for name in _columns(table)}
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), buffer)
     return buffer.getvalue()

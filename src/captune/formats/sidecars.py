@@ -8,20 +8,22 @@ from pathlib import Path, PurePosixPath
 from captune import captions
 from captune.errors import DataError
 from captune.formats import TABLES, Options, Row, Written, _files, metadata
+from captune.formats.metadata import Listed
 from captune.prepare.scan import KOHYA_FOLDER, list_pictures, relative
 
 
 def read(source: Path, options: Options) -> Iterator[Row]:
     """The folder's pictures, each with its caption file's text, else that of the nearest metadata file."""
     root = source.expanduser().absolute()
-    tables: dict[Path, Mapping[str, str]] = {}
+    tables: dict[Path, Mapping[str, Listed]] = {}
     for picture in list_pictures(source, 1).pictures:
         beside = captions.sidecar_path(picture.path, options.extension)
         if beside.is_file():
-            text: str | None = captions.read_exact(beside)
+            said: Listed | None = Listed(*captions.read_encoded(beside))
         else:
-            text = listed(picture.path, root, tables)
-        yield Row(relative(picture.path, root), text, picture.path, repeats=picture.repeats)
+            said = listed(picture.path, root, tables)
+        text, encoding = said or (None, captions.UTF8)
+        yield Row(relative(picture.path, root), text, picture.path, repeats=picture.repeats, encoding=encoding)
 
 
 def write(rows: Iterable[Row], out: Path, options: Options) -> Written:
@@ -60,18 +62,18 @@ def _caption(row: Row, picture: Path, taken: dict[Path, str], without: list[str]
     if target in taken:
         raise DataError(f"{taken[target]} and {row.name} would share the caption file {target}; rename one of them")
     taken[target] = row.name
-    _files.put_text(row.text, target, replace=options.replace)
+    _files.put_text(captions.encoded(row.text, row.encoding), target, replace=options.replace)
     return 1
 
 
-def listed(picture: Path, root: Path, tables: dict[Path, Mapping[str, str]]) -> str | None:
+def listed(picture: Path, root: Path, tables: dict[Path, Mapping[str, Listed]]) -> Listed | None:
     """The picture's caption in the nearest metadata file, up to the data set's folder."""
     for parent in [p for p in picture.parents if p == root or root in p.parents]:
         for name in TABLES.values():
             path = parent / name
             if path not in tables:
                 tables[path] = metadata.read(path) if path.is_file() else {}
-            text = tables[path].get(captions.file_key(picture.relative_to(parent).as_posix()))
-            if text is not None:
-                return text
+            said = tables[path].get(captions.file_key(picture.relative_to(parent).as_posix()))
+            if said is not None:
+                return said
     return None

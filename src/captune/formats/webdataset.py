@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from captune import captions, images, runs
 from captune.errors import DataError
 from captune.formats import Options, Row, Written
+from captune.formats.metadata import ENCODING
 
 TEXTS = ("txt", "caption", "cap", "text")
 
@@ -70,7 +71,9 @@ def _sample(key: str, parts: dict[str, bytes], path: Path) -> Iterator[Row]:
     if said is None:
         said = next((str(facts[k]) for k in captions.CAPTION_KEYS if isinstance(facts.get(k), str)), None)
     name = facts.get("file_name")
-    yield Row(name if isinstance(name, str) else f"{key}.{extension}", said, content=parts[extension])
+    encoding = str(facts.get(ENCODING) or captions.UTF8)
+    named = name if isinstance(name, str) else f"{key}.{extension}"
+    yield Row(named, said, content=parts[extension], encoding=encoding)
 
 
 def write(rows: Iterable[Row], out: Path, options: Options) -> Written:
@@ -98,7 +101,8 @@ def _add(tar: tarfile.TarFile, key: str, row: Row, without: list[str]) -> None:
         without.append(row.name)
     else:
         members["txt"] = row.text.encode()
-    members["json"] = json.dumps({"file_name": row.name}, ensure_ascii=False).encode()
+    facts = {"file_name": row.name} | ({ENCODING: row.encoding} if row.encoding != captions.UTF8 else {})
+    members["json"] = json.dumps(facts, ensure_ascii=False).encode()
     for ending, data in members.items():
         member = tarfile.TarInfo(f"{key}.{ending}")
         member.size, member.mode = len(data), 0o644

@@ -7,11 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from captune import captions, rules, weights
-from captune.errors import CaptuneError
+from captune.errors import CaptuneError, ModelError
 from captune.lint import files, texts
 from captune.lint.finding import Finding, in_few_lines, ordered
+from captune.lint.told import Told
 from captune.prepare.scan import Picture, list_pictures, scan
-from captune.recipe import ArmSection, BaseSection, Recipe
+from captune.recipe import ArmSection, BaseSection, Recipe, TrainSection
 from captune.tokens import Tokens
 
 __all__ = ["Finding", "before_training", "in_few_lines", "lint_folder", "lint_recipe", "of_plan"]
@@ -32,10 +33,13 @@ def lint_folder(
     class_word: str = "",
     resolution: int | None = None,
     base: BaseSection | None = None,
+    train: TrainSection | None = None,
 ) -> list[Finding]:
-    """What is wrong with a folder of pictures and caption files. Raises DataError where there are no pictures.
+    """What is wrong with a folder of pictures and caption files. Raises DataError where there are no pictures,
+    ModelError where the base is not on this machine.
 
     Kohya's folders `10_word class` name their trigger words; captions are measured by the base's tokens if one is given.
+    `train` says how they will be trained on: flipped, shuffled.
     """
     root = folder.expanduser().absolute()
     found = scan(folder, 1)
@@ -45,18 +49,26 @@ def lint_folder(
     findings += [*gathered.findings, *files.orphans(list_pictures(folder, 1).pictures, root, [extension])]
     findings += [*files.sizes(found.pictures, root, resolution), *files.imbalance(found.pictures, root)]
     findings += files.near_duplicates(found.pictures, root)
-    tokens = _tokens(base, 1) if base is not None else None
-    named = {} if trigger_word else files.tokens_of_folders(found.pictures, root)
-    for word in sorted({named.get(name, trigger_word) for name in gathered.texts}):
-        own = {name: text for name, text in gathered.texts.items() if named.get(name, trigger_word) == word}
-        others = frozenset(files.tokens_of_folders(found.pictures, root).values()) - {word.lower()}
-        told = texts.Told(
+    train = train or TrainSection()
+    tokens = _tokens(base, train.caption_chunks) if base is not None else None
+    if base is not None and tokens is None:
+        raise ModelError(
+            f"no tokenizer of the base {base.model!r} is on this machine, and lint downloads nothing; give a folder"
+        )
+    of_folders = files.names_of_folders(found.pictures, root)
+    given = trigger_word, class_word or files.class_of(of_folders, trigger_word)
+    named = {} if trigger_word else of_folders
+    for word, kind in sorted({named.get(name, given) for name in gathered.texts}):
+        own = {name: text for name, text in gathered.texts.items() if named.get(name, given) == (word, kind)}
+        others = frozenset(folder_word for folder_word, _ in of_folders.values()) - {word.lower()}
+        told = Told(
             own,
             gathered.files,
             word,
-            class_word,
+            f"{kind} {class_word}" if kind != class_word else kind,
             {name: others for name in own},
-            tokens=tokens,
+            train,
+            tokens,
         )
         findings += texts.examine(told)
     return ordered(findings)
@@ -72,7 +84,7 @@ def lint_recipe(recipe: Recipe) -> list[Finding]:
     read = [captions.dotted(arm.captioner.extension) for arm in sidecars if arm.captioner is not None]
     findings += files.orphans(list_pictures(dataset.path, 1).pictures, root, read)
     findings += [*files.sizes(found.pictures, root, dataset.resolution), *files.imbalance(found.pictures, root)]
-    findings += files.near_duplicates(found.pictures, root)
+    findings += files.near_duplicates(found.pictures, root, recipe.prepare.duplicate_distance)
     for arm in sidecars:
         findings += _arm(recipe, arm, found.pictures, root)
     return ordered(findings)
@@ -134,15 +146,16 @@ def _told(
     named: Mapping[str, str],
     pictures: Sequence[Picture] = (),
     root: Path = Path(),
-) -> texts.Told:
+) -> Told:
     dataset, train = recipe.dataset, recipe.train_of(arm, 0)
     own = dataset.trigger_word.lower()
-    others = frozenset(files.tokens_of_folders(pictures, root).values()) - {own}
-    return texts.Told(
+    of_folders = files.names_of_folders(pictures, root)
+    others = frozenset(word for word, _ in of_folders.values()) - {own}
+    return Told(
         said,
         named,
         dataset.trigger_word,
-        dataset.class_word,
+        dataset.class_word or files.class_of(of_folders, own),
         {name: others for name in said},
         train,
         _tokens(recipe.base, train.caption_chunks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from captune import captions, images
 from captune.errors import DataError
+from captune.formats.metadata import Listed
 from captune.formats.sidecars import listed
 from captune.lint.finding import Finding
 from captune.prepare.scan import KOHYA_FOLDER, Picture, relative
@@ -29,21 +31,22 @@ class Gathered:
 def gather(pictures: Sequence[Picture], root: Path, extension: str, folder: Path | None = None) -> Gathered:
     """Every picture's caption: its caption file, else its row in a metadata file."""
     found = Gathered()
-    tables: dict[Path, Mapping[str, str]] = {}
+    tables: dict[Path, Mapping[str, Listed]] = {}
     for picture in pictures:
         flat = captions.sidecar_path(picture.path, extension, folder)
         path = folder / f"{picture.id}{extension}" if folder is not None else flat
         path = path if path.is_file() else flat
         name = _named(path, root)
         try:
-            text = captions.read_exact(path) if path.is_file() else listed(picture.path, root, tables)
+            row = None if path.is_file() else listed(picture.path, root, tables)
+            text = captions.read_exact(path) if path.is_file() else row.text if row is not None else None
         except DataError as error:
             found.findings.append(Finding("unreadable_caption", "error", name, str(error), "save it as UTF-8"))
             continue
         if text is None:
             found.findings.append(_missing(picture, root, extension, folder))
-        elif not text.strip():
-            empty = "the caption file is empty"
+        elif not any(unicodedata.category(c)[0] in "LNS" for c in text):
+            empty = "the caption file has no words" if text.strip() else "the caption file is empty"
             found.findings.append(
                 Finding("empty_caption", "error", name, empty, "write its caption, or take both away")
             )
@@ -69,7 +72,8 @@ def _named(path: Path, root: Path) -> str:
 
 def orphans(pictures: Sequence[Picture], root: Path, extensions: Sequence[str]) -> Iterator[Finding]:
     """Caption files beside which there is no picture of their name."""
-    stems = {picture.path.with_suffix("") for picture in pictures}
+    whole = {picture.path for picture in pictures}
+    stems = {path.with_suffix("") for path in whole}
     folders = sorted({root, *(picture.path.parent for picture in pictures)})
     ends = sorted({*captions.KNOWN_EXTENSIONS, *extensions}, key=lambda e: -len(e))
     for path in sorted(p for folder in folders for p in folder.iterdir() if p.is_file()):
@@ -77,8 +81,15 @@ def orphans(pictures: Sequence[Picture], root: Path, extensions: Sequence[str]) 
         if end is None or path.name.startswith("."):
             continue
         # A caption file of a longer extension, such as 0.blip.txt, is of the picture 0.
-        names = [path.with_name(path.name[: -len(end)]), path.with_name(path.name.partition(".")[0])]
-        if not any(name in stems for name in names):
+        named = path.with_name(path.name[: -len(end)])
+        names = [named, path.with_name(path.name.partition(".")[0])]
+        if named in whole:
+            yield Finding(
+                "orphan_caption", "warning", relative(path, root),
+                f"the caption file is not read: it is named after {named.name} with its extension",
+                f"name it {captions.sidecar_path(named, end).name}, or give {named.suffix}{end} as extension",
+            )  # fmt: skip
+        elif not any(name in stems for name in names):
             yield Finding(
                 "orphan_caption", "warning", relative(path, root), "the caption file matches no picture",
                 "rename it like its picture, or remove it",
@@ -148,14 +159,19 @@ def near_duplicates(pictures: Sequence[Picture], root: Path, distance: int = 10)
         )  # fmt: skip
 
 
-def tokens_of_folders(pictures: Sequence[Picture], root: Path) -> dict[str, str]:
-    """The word that kohya's folder `10_word class` gives its pictures, by the picture's id."""
+def names_of_folders(pictures: Sequence[Picture], root: Path) -> dict[str, tuple[str, str]]:
+    """The trigger word and the class that kohya's folder `10_word class` gives its pictures, by the picture's id."""
     found = {}
     for picture in pictures:
         for name in reversed(PurePosixPath(relative(picture.path, root)).parent.parts):
             match = KOHYA_FOLDER.match(name)
             parts = name[match.end() :].split() if match else []
             if len(parts) > 1:  # one word alone is a class, as of regularization images
-                found[picture.id] = parts[0].lower()
+                found[picture.id] = parts[0].lower(), " ".join(parts[1:])
                 break
     return found
+
+
+def class_of(of_folders: Mapping[str, tuple[str, str]], word: str) -> str:
+    """The class that kohya's folders give the subject of this trigger word, or ""."""
+    return next((kind for named, kind in of_folders.values() if named == word.lower()), "")
