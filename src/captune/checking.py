@@ -22,10 +22,11 @@ def check(recipe: Recipe) -> None:
         try:
             test()
         except (RecipeError, ModelError) as error:
-            problems.append(f"{place}: {error}")
+            told = str(error)
+            problems.append(told if told.startswith(f"{place}.") else f"{place}: {told}")
 
     collect("base", lambda: families.check(recipe.base))
-    collect("[prepare]", lambda: prepare.check(recipe.prepare))
+    collect("prepare", lambda: prepare.check(recipe.prepare))
     problems += _refused(recipe)
     collect("evaluate.metrics", lambda: metrics.check(recipe.judging, recipe.dataset.trigger_word))
     collect("export.formats", lambda: exporters.check(recipe.export.formats))

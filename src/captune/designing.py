@@ -30,6 +30,11 @@ def measured(run: Path, metric: str = "") -> tuple[str, Components]:
         raise DataError(f"{run} has no two arms with scores of {metric!r}, so differences cannot be learnt from it")
     found = [statistics.components(pairs_of(scores, metric, a, b)) for a, b in combinations(arms, 2)]
     parts = ("run", "prompt", "interaction", "pair")
+    if not any(getattr(c, p) for c in found for p in parts):
+        raise DataError(
+            f"the arms of {run} do not differ in a single score of {metric!r}, so how much differences vary cannot be learnt "
+            "from it; take another run, or another --metric"
+        )
     return metric, Components(**{p: sum(getattr(c, p) for c in found) / len(found) for p in parts})
 
 

@@ -74,6 +74,8 @@ def export_file(
     )
     if path.exists() and path.samefile(source):
         raise DataError(f"{path} would be written over itself; name another file with --out")
+    if target is None and path.exists():
+        raise DataError(f"{path} is there already; name it with --out to write over it, or another file")
     exporter.write(lora, path, precision)
     return path, exporter.warnings(lora)
 

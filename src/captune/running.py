@@ -118,6 +118,7 @@ class Running:
         if arm.tune is not None and arm.captioner is not None:
             place = self.folder.arm(arm.name, "tune").path
             tuned = tuning.tune(tuning_of(self.recipe, arm), place, self.progress, self.command)
+            self.progress.say(tuned.verdict)
             own = arm.captioner.model_copy(update={"adapter": tuned.adapter})
             arm = arm.model_copy(update={"captioner": own})
         return caption_examples(

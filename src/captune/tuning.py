@@ -110,7 +110,6 @@ def tune(chosen: TuneRecipe, folder: Path, progress: Progress, command: str = ""
     story = _story(chosen, folder, pictures, test, said, command)
     page = write_tuning_page(story, StageFolder(folder / "report"))
     runs.write_text(folder / CARD, card(story))
-    progress.say(story.verdict)
     if section.merged:
         _merge(section, folder, progress)
     if section.push:

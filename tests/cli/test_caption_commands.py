@@ -60,10 +60,37 @@ def test_mistakes_are_told(photos: Path, options: list[str], sentence: str) -> N
     assert not (photos / "captions.jsonl").exists()
 
 
-def test_options_of_folders_are_refused_for_recipes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "options", "refused"),
+    [
+        ("caption", ["--replace"], "--replace is not read for a recipe"),
+        ("caption", ["--extension", ".caption"], "--extension is not read for a recipe"),
+        ("lint", ["--family", "sdxl"], "--family is not read for a recipe"),
+        ("export", ["--precision", "bf16"], "--precision is not read for a recipe"),
+    ],
+)
+def test_options_that_a_recipe_does_not_read_are_refused(
+    tmp_path: Path, command: str, options: list[str], refused: str
+) -> None:
     (tmp_path / "recipe.toml").write_text("")
-    code, _, err = said("caption", tmp_path / "recipe.toml", "--replace")
-    assert code == 2 and "--replace is only read for a folder" in err
+    code, _, err = said(command, tmp_path / "recipe.toml", *options)
+    assert code == 2 and refused in err
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "options", "refused"),
+    [
+        ("lint", "photos", ["--set", "sample.steps=2"], "of a folder's lint only train.* can be set"),
+        ("lint", "photos", ["--family", "sdxl"], "--family is not read for a folder without --base"),
+        ("export", "a.safetensors", ["--device", "cpu"], "--device is not read for a LoRA file"),
+        ("export", "a.safetensors", ["--base", "mini"], "--base is not read for --format kohya"),
+    ],
+)
+def test_options_that_nothing_else_reads_are_refused(
+    photos: Path, command: str, source: str, options: list[str], refused: str
+) -> None:
+    code, _, err = said(command, photos.parent / source, *options)
+    assert code == 2 and refused in err
 
 
 def test_captions_are_compiled_and_back(photos: Path, tmp_path: Path) -> None:

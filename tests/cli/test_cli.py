@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import captune
@@ -132,6 +133,23 @@ def test_help_names_every_command(tmp_path: Path, arguments: tuple[str, ...]) ->
         "score-captions",
     ):
         assert f" {command} " in ended.out
+
+
+def test_every_option_and_argument_of_every_command_says_what_it_is() -> None:
+    def commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            yield f"{above}{name}", command
+            if hasattr(command, "commands"):
+                yield from commands(command, f"{above}{name} ")
+
+    found = list(commands(typer.main.get_command(cli.app)))
+    silent = [
+        f"{name} {parameter.opts[0]}"
+        for name, command in found
+        for parameter in command.params
+        if not (getattr(parameter, "help", None) or "").strip().endswith((".", "..."))
+    ]
+    assert len(found) > 15 and silent == []
 
 
 def test_version(tmp_path: Path) -> None:

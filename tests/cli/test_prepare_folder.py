@@ -56,6 +56,11 @@ def test_options_of_one_form_are_not_ignored_in_the_other(photos: Path) -> None:
     done = captune("recipe.toml", "--crop", "bucket", "--set", "prepare.bucket_step=8", "--out", "run")
     assert done.exit_code == 0, done.stderr
     assert Image.open("run/prepare/images/0.png").size == (72, 56)
-    for arguments in (("recipe.toml", "--replace"), ("recipe.toml", "--workers", "2"), ("photos", "out", "--out", "x")):
+    for arguments in (
+        ("recipe.toml", "--replace"),
+        ("recipe.toml", "--workers", "2"),
+        ("photos", "out", "--out", "x"),
+        ("recipe.toml", "out"),
+    ):
         refused = captune(*arguments)
         assert refused.exit_code == 2 and "is not read" in refused.stderr

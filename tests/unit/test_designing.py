@@ -57,6 +57,14 @@ def test_a_finished_run_tells_how_much_scores_vary(tmp_path: Path) -> None:
     assert truth.run**0.5 < 0.002
 
 
+def test_scores_that_never_differ_promise_nothing(tmp_path: Path) -> None:
+    scores = [Score("clip_i", arm, f"{p}", 0.0, "x", p, 0) for arm in ("a", "b") for p in range(8)]
+    runs.write_records(tmp_path / "evaluate" / "scores.jsonl", scores)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    with pytest.raises(DataError, match="do not differ in a single score of 'clip_i'"):
+        designing.measured(tmp_path)
+
+
 def test_a_folder_without_scores_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no evaluate/scores.jsonl: it is not the folder of a finished study"):
         designing.measured(tmp_path)

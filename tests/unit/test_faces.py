@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
 
-from captune import detectors, images, prepare
+from captune import checking, detectors, images, prepare
 from captune.detectors import Box, Chosen, Face
 from captune.errors import DataError, RecipeError
 from captune.prepare import duplicates, faces, focus
@@ -151,6 +151,12 @@ def test_blur_without_a_detector_stops(tmp_path: Path, monkeypatch: pytest.Monke
     ):
         run(tmp_path / "photos", tmp_path / "out", blur_faces="others")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(RecipeError) as stopped:
+        checking.check(asked(tmp_path / "photos", blur_faces="all"))
+    assert str(stopped.value) == (
+        'prepare.blur_faces = "all": no face detector is installed (OpenCV is not installed); '
+        "install one with: pip install 'captune[faces]'"
+    )
     assert len(run(tmp_path / "photos", tmp_path / "out")[0]) == 1, "without blur none is needed"
 
 
@@ -239,6 +245,39 @@ def test_detectors_find_a_portrait_among_pictures_of_several_sizes(name: str) ->
         (found,) = faces.find(detector, portrait.resize((size, size)))
         x, y = ((found.box[i] + found.box[i + 2]) / 2 / size for i in (0, 1))
         assert 0.3 < x < 0.65 and 0.3 < y < 0.65
+
+
+@pytest.fixture(scope="module")
+def centerface() -> detectors.Detector:
+    if not PORTRAIT.is_file() or detectors.missing("centerface") is not None:
+        pytest.skip("centerface or the portrait is not here")
+    return detectors.choose("centerface", None).load()
+
+
+def test_face_that_fills_its_picture_is_found_whole(centerface: detectors.Detector) -> None:
+    near = images.open_picture(PORTRAIT).crop((165, 55, 285, 200)).resize((1200, 1450))
+    (found,) = faces.find(centerface, near)
+    left, top, right, bottom = found.box
+    assert left < 250 and top < 300 and right > 950 and bottom > 1100, "brows to chin, cheek to cheek"
+
+
+def test_faces_of_a_panorama_are_found(centerface: detectors.Detector) -> None:
+    wide = Image.new("RGB", (6000, 1000), (120, 130, 120))
+    wide.paste(images.open_picture(PORTRAIT).resize((160, 160)), (3000, 500))
+    (found,) = faces.find(centerface, wide)
+    assert 3040 < found.box[0] < found.box[2] < 3100 and 500 < found.box[1] < found.box[3] < 570
+
+
+@pytest.mark.usefixtures("painted")
+@pytest.mark.parametrize("side", [24, 96])
+def test_mask_covers_what_scaling_spreads_of_the_blur(tmp_path: Path, side: int) -> None:
+    """A picture that is enlarged eight times, or made smaller, changes nowhere but where it is masked."""
+    boxes = [(x * side // 24, 4 * side // 24, (x + 3) * side // 24, 7 * side // 24) for x in range(3, 19, 5)]
+    scene(tmp_path / "photos/a.png", (side, side), boxes)
+    (example,), _, _ = run(tmp_path / "photos", tmp_path / "out", 192, blur_faces="all")
+    whole = np.asarray(images.fit(images.open_picture(tmp_path / "photos/a.png"), 192, 192)).astype(int)
+    changed = np.abs(np.asarray(Image.open(example.image)) - whole).max(axis=2) > 0
+    assert changed.any() and not changed[np.asarray(Image.open(example.mask)) == 255].any()
 
 
 def test_others_keeps_the_right_one_of_two_real_faces(tmp_path: Path) -> None:

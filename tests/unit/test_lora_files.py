@@ -173,6 +173,9 @@ def test_exporting_a_file_converts_it_and_never_overwrites_it(tmp_path: Path) ->
     assert warnings[0].startswith("sd-scripts will leave out")
     with pytest.raises(DataError, match="written over itself"):
         export.export_file(source, "kohya", None, "fp32")
+    with pytest.raises(DataError, match="is there already; name it with --out"):
+        export.export_file(source, "peft", None, "fp32")
+    assert export.export_file(source, "peft", path, "fp32")[0] == path
 
 
 def test_our_own_adapter_files_are_exported_too(tmp_path: Path) -> None:

@@ -442,6 +442,7 @@ def test_one_arm_without_a_base_makes_a_page(tmp_path: Path) -> None:
     page = Page(render(dataclasses.replace(story, samples=without, intervals={}, scores=[], comparisons=[])))
     assert "human" in page.text and "held-out pictures, which none was trained on" in page.text
     assert "training seed" not in " ".join(alts(page))
+    assert "1 LoRA of" in page.text and "over its own" not in page.text, "one arm has no others' captions"
 
 
 def test_the_report_is_written_once_and_again_when_something_changed(story: Story, tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def tune_captioner(
     settings: Settings = None,
     captioner: Annotated[str | None, typer.Option(help="blip, blip2 or vlm.")] = None,
     model: Annotated[str | None, typer.Option(help="The captioner's model: mini, a folder, a hub name.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Like --set tune.rank=...; so are the options below.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Scale of the update: alpha / rank.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Like --set tune.rank=...: rank of the LoRA; so are those below.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="The LoRA's change is scaled by alpha / rank.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of the adapter's inputs zeroed while training.")] = None,
     target_modules: Annotated[
         str | None,
@@ -86,10 +88,14 @@ def tune_captioner(
             help="text, cross_attention, vision, all_linear, or module names or patterns, with commas between."
         ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option()] = None,
-    weight_decay: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the LoRA; 1e-4, or 1e-3 for the embedded BLIP.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="A step takes learning rate x this from every weight.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures per forward pass.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Also write the whole model with the LoRA in it.")] = False,
     push: Annotated[

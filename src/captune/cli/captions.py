@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captune import console
-from captune.cli.options import AsJson, Device, Source
+from captune.cli.options import AsJson, Device, Source, refuse
 from captune.cli.story import run_until
 
 if TYPE_CHECKING:
     from captune.recipe import TrainSection
 
-history = typer.Typer(help="The history of a folder's captions.", no_args_is_help=True)
+history = typer.Typer(help="Take back what the last captioning of a folder replaced (undo).", no_args_is_help=True)
 
 Settings = Annotated[
     list[str] | None,
@@ -34,7 +34,9 @@ TrainSettings = Annotated[
         help="Change a setting, such as train.rank=16; for a folder one of training, such as train.flip=true; repeatable.",
     ),
 ]
-Extension = Annotated[str, typer.Option(help="The caption files' extension: .txt, .caption, .blip.txt.")]
+Extension = Annotated[
+    str | None, typer.Option(help="The caption files' extension, .txt if not given: .caption, .blip.txt ...")
+]
 
 
 def caption(
@@ -44,12 +46,14 @@ def caption(
     ] = None,
     model: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.model=...")] = None,
     prompt: Annotated[str | None, typer.Option(help="For a folder: like --set captioner.prompt=...")] = None,
-    trigger_word: Annotated[str | None, typer.Option(help="For a folder: put in where it is missing.")] = None,
+    trigger_word: Annotated[
+        str | None, typer.Option(help="For a folder: the word that calls the subject; put in where missing.")
+    ] = None,
     class_word: Annotated[str | None, typer.Option(help="For a folder: what the subject is.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="For a folder: new captions for all pictures.")] = False,
     append: Annotated[bool, typer.Option("--append", help="For a folder: add to captions that are there.")] = False,
     prepend: Annotated[bool, typer.Option("--prepend", help="For a folder: put in front of those there.")] = False,
-    extension: Extension = ".txt",
+    extension: Extension = None,
     settings: Settings = None,
     out: Annotated[
         Path | None,
@@ -65,18 +69,19 @@ def caption(
     modes = [name for name, on in (("replace", replace), ("append", append), ("prepend", prepend)) if on]
     if not source.is_dir():
         with console.told():
-            _refuse_for_recipes([*(["--captioner"] if captioner else []), *given, *(f"--{mode}" for mode in modes)])
+            options = {"--captioner": captioner, "--model": model, "--prompt": prompt, "--trigger-word": trigger_word}
+            options |= {"--class-word": class_word, "--extension": extension}
+            _refuse_for_recipes(options | {f"--{mode}": True for mode in modes})
         run_until("caption")(source, settings, out, device, as_json=as_json)
         return
     with console.told():
-        _caption_folder(source, captioner, [*given, *(settings or [])], modes, extension, out, device, as_json)
+        _caption_folder(
+            source, captioner, [*given, *(settings or [])], modes, extension or ".txt", out, device, as_json
+        )
 
 
-def _refuse_for_recipes(given: Sequence[str]) -> None:
-    from captune.errors import RecipeError
-
-    if given:
-        raise RecipeError(f"{given[0]} is only read for a folder; in a recipe it stands in the arm")
+def _refuse_for_recipes(options: Mapping[str, object]) -> None:
+    refuse("a recipe, which says it in its own sections (--set changes them)", options)
 
 
 def _train_of_folder(source: Path, settings: Sequence[str]) -> TrainSection:
@@ -139,7 +144,9 @@ def _caption_folder(
     if as_json:
         console.print_json(told)
     else:
-        console.print_lines(f"{len(told.written)} captions written in {told.out}, {len(told.kept)} left", style="bold")
+        console.print_lines(f"captions written in {told.out}: {len(told.written)}", style="bold")
+        if told.kept:
+            console.print_lines(f"left as they are: {len(told.kept)}; --replace writes others in their place")
         if told.edited:
             console.print_lines(f"edited by a person since, and kept: {', '.join(told.edited)}")
         for name, reason in told.failed.items():
@@ -179,24 +186,26 @@ def compile_captions(
     ],
     out: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[OUT]", help="The folder or file to write; DIR itself if not given.", show_default=False
-        ),
+        typer.Argument(metavar="OUT", help="The folder or file to write; DIR itself if not given.", show_default=False),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="jsonl, csv, parquet (metadata tables), sidecars, kohya or webdataset.")
     ] = "jsonl",
-    extension: Extension = ".txt",
-    trigger_word: Annotated[str, typer.Option(help="For kohya: the folder's name.")] = "",
-    class_word: Annotated[str, typer.Option(help="For kohya: the folder's name.")] = "",
+    extension: Extension = None,
+    trigger_word: Annotated[
+        str, typer.Option(help="For kohya: what the subject is called, in its folder's name.")
+    ] = "",
+    class_word: Annotated[str, typer.Option(help="For kohya: what the subject is, in its folder's name.")] = "",
     repeats: Annotated[int | None, typer.Option(min=1, help="For kohya: repeats of all pictures.")] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="For webdataset: pictures in a shard.")] = 1000,
-    split: Annotated[str, typer.Option(help="Of a data set by name.")] = "train",
-    config: Annotated[str, typer.Option(help="Of a data set by name.")] = "",
+    split: Annotated[str, typer.Option(help="Of a data set by name: which part of it is read.")] = "train",
+    config: Annotated[str, typer.Option(help="Of a data set by name: which configuration, where it has several.")] = "",
     image_column: Annotated[
-        str, typer.Option(help="Of a data set by name; the only one of pictures if not given.")
+        str, typer.Option(help="Of a data set by name: its column of pictures; the only one if not given.")
     ] = "",
-    caption_column: Annotated[str, typer.Option(help="Of a data set by name; caption or text if not given.")] = "",
+    caption_column: Annotated[
+        str, typer.Option(help="Of a data set by name: its column of captions; found by its name if not given.")
+    ] = "",
     count: Annotated[int | None, typer.Option(min=1, help="Take only so many pictures.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over files that are there.")] = False,
     as_json: AsJson = False,
@@ -209,7 +218,7 @@ def compile_captions(
         from captune.errors import DataError
         from captune.formats import hub
 
-        options = formats.Options(extension, repeats, trigger_word, class_word, per_shard, replace)
+        options = formats.Options(extension or ".txt", repeats, trigger_word, class_word, per_shard, replace)
         place = Path(source).expanduser()
         named = not place.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~"))
         if out is None and (named or form in ("kohya", "webdataset")):
@@ -230,12 +239,16 @@ def compile_captions(
 
 def lint(
     source: Source,
-    extension: Extension = ".txt",
-    trigger_word: Annotated[str, typer.Option(help="For a folder: the word that calls the subject.")] = "",
-    class_word: Annotated[str, typer.Option(help="For a folder: what the subject is.")] = "",
+    extension: Extension = None,
+    trigger_word: Annotated[str | None, typer.Option(help="For a folder: the word that calls the subject.")] = None,
+    class_word: Annotated[str | None, typer.Option(help="For a folder: what the subject is.")] = None,
     resolution: Annotated[int | None, typer.Option(min=1, help="For a folder: smaller pictures are named.")] = None,
-    base: Annotated[str, typer.Option(help="For a folder: the base whose tokens are counted, such as mini.")] = "",
-    family: Annotated[str, typer.Option(help="For a folder: the base's family.")] = "sd",
+    base: Annotated[
+        str | None, typer.Option(help="For a folder: the base whose tokens are counted, such as mini.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="For a folder: the base's family: sd (if not given), sdxl or flux.")
+    ] = None,
     settings: TrainSettings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -246,21 +259,21 @@ def lint(
         from captune.recipe import BaseSection
 
         if source.is_dir():
-            chosen = BaseSection(family=family, model=base) if base else None
+            if base is None:
+                refuse("a folder without --base", {"--family": family})
+            chosen = BaseSection(family=family or "sd", model=base) if base is not None else None
             findings = linting.lint_folder(
                 source,
-                extension=extension,
-                trigger_word=trigger_word,
-                class_word=class_word,
+                extension=extension or ".txt",
+                trigger_word=trigger_word or "",
+                class_word=class_word or "",
                 resolution=resolution,
                 base=chosen,
                 train=_train_of_folder(source, settings or []),
             )
         else:
-            options = [("--trigger-word", trigger_word), ("--class-word", class_word), ("--base", base)]
-            changed = [("--extension", extension != ".txt"), ("--family", family != "sd")]
-            given = [name for name, value in [*options, ("--resolution", resolution), *changed] if value]
-            _refuse_for_recipes(given)
+            options = {"--trigger-word": trigger_word, "--class-word": class_word, "--resolution": resolution}
+            _refuse_for_recipes(options | {"--base": base, "--family": family, "--extension": extension})
             findings = linting.lint_recipe(recipe.read(source, settings or []))
         if as_json:
             console.print_json({"ok": not findings, "findings": findings})
@@ -268,6 +281,8 @@ def lint(
             for finding in findings:
                 colour = {"error": "red", "warning": "yellow", "info": "cyan"}[finding.severity]
                 console.print_marked(f"{finding.severity} [{finding.code}]", colour, finding.sentence)
-            console.print_lines(f"{len(findings)} findings" if findings else "nothing to find fault with")
+            console.print_lines(
+                f"{len(findings)} finding{'s' * (len(findings) > 1)}" if findings else "nothing to find fault with"
+            )
         if any(finding.severity == "error" for finding in findings):
             raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captune import console
-from captune.cli.options import AsJson, Device, Settings
+from captune.cli.options import AsJson, Device, Settings, refuse
 from captune.cli.story import run_until
 
 LoraPath = Annotated[
@@ -36,22 +36,32 @@ def export_lora(
     out: Annotated[Path | None, typer.Option("--out", help="The run folder; for a file, the file to write.")] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="For a file: kohya, peft, or merged (a diffusers folder of the base)."),
+        typer.Option(
+            "--format", help="For a file: kohya (if not given), peft, or merged (a diffusers folder of the base)."
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="For a file: fp32, fp16 or bf16.")] = "fp16",
-    base: Annotated[str, typer.Option(help="For merged: the base model, a folder or a hub name.")] = "",
-    family: Annotated[str, typer.Option(help="For merged: the base's family.")] = "sd",
+    precision: Annotated[str | None, typer.Option(help="For a file: fp32, fp16 or bf16; fp16 if not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="For merged: the base model, a folder or a hub name.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="For merged: the base's family: sd (if not given), sdxl or flux.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the LoRA files that other tools load: of a recipe's run, or from a LoRA file of any tool."""
     if source.suffix != ".safetensors":
+        given = {"--format": form, "--precision": precision, "--base": base, "--family": family}
+        with console.told():
+            refuse("a recipe, whose own settings are in [export] and [base]", given)
         run_until("export")(source, settings, out, device, as_json=as_json)
         return
     with console.told(), console.shown() as progress:
         from captune import pipeline
 
-        path, warnings = pipeline.convert(source, form or "kohya", out, precision, base, family)
+        refuse("a LoRA file", {"--set": settings, "--device": device})
+        if form != "merged":
+            refuse(f"--format {form or 'kohya'}", {"--base": base, "--family": family})
+        path, warnings = pipeline.convert(source, form or "kohya", out, precision or "fp16", base or "", family or "sd")
         for line in warnings:
             progress.say(line)
         if as_json:
@@ -62,9 +72,12 @@ def export_lora(
 
 def import_recipe(
     context: typer.Context,
-    tool: Annotated[str, typer.Argument(help="kohya, civitai or dreambooth.", show_default=False)],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="kohya, civitai or dreambooth.", show_default=False)],
     file: Annotated[
-        Path | None, typer.Argument(help="Its configuration: a TOML (kohya) or JSON file (civitai).")
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="Its configuration: a TOML (kohya) or JSON file (civitai).", show_default=False
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; printed if not given.")] = None,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def typed() -> str:
     return shlex.join(["captune", *sys.argv[1:]])
 
 
-def refuse(source: str, options: dict[str, object]) -> None:
+def refuse(source: str, options: Mapping[str, object]) -> None:
     """Refuse the options that are given and not read for this kind of source."""
     from captune.errors import RecipeError
 

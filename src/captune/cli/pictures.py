@@ -15,7 +15,7 @@ from captune.cli.story import run_until
 def prepare(
     source: Source,
     target: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="For a folder: the new folder to write.", show_default=False)
+        Path | None, typer.Argument(metavar="OUT", help="For a folder: the new folder to write.", show_default=False)
     ] = None,
     settings: Settings = None,
     crop: Annotated[str | None, typer.Option(help="Like --set prepare.crop=...: square or bucket.")] = None,
@@ -47,8 +47,9 @@ def prepare(
         "prepare.near_duplicates": near_duplicates,
     }
     changed = [*(settings or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    if target is None and not source.is_dir():
+    if source.is_file() or (target is None and not source.is_dir()):
         with console.told():
+            refuse("a recipe, whose run folder is named by --out", {"OUT": target})
             refuse("a recipe", {"--multiple": multiple, "--workers": workers, "--replace": replace or None})
         run_until("prepare")(source, changed, out, device, as_json=as_json)
         return
@@ -88,8 +89,8 @@ def _prepare_folder(
         return
     if told.already_done:
         console.print_lines(f"nothing to do: all of this was done before, in {told.out}")
-    console.print_lines(f"{told.pictures} pictures in {told.images}, {told.skipped} files left out", style="bold")
-    console.print_lines(f"with {told.captions} caption files and {told.masks} masks beside them")
+    console.print_lines(f"pictures: {told.pictures} in {told.images}; files left out: {told.skipped}", style="bold")
+    console.print_lines(f"beside them: caption files {told.captions}, masks {told.masks}")
     if told.masks:
         console.print_lines("train on them with train.masked_loss = true, so that the masks are read")
     console.print_lines(f"what became of every file: {told.out / 'files.jsonl'}")

@@ -71,8 +71,10 @@ def choose(name: str | None, model: Path | None) -> Chosen:
     if name is None:
         found = next((n for n in PREFERRED if missing(n) is None), None)
         if found is None:
-            reasons = "; ".join(f"{n}: {missing(n)}" for n in PREFERRED)
-            raise RecipeError(f"no face detector is installed ({reasons}); {INSTALL}")
+            reasons = [f"{n}: {missing(n)}" for n in PREFERRED]
+            if len({missing(n) for n in PREFERRED}) == 1:
+                reasons = [str(missing(PREFERRED[0]))]
+            raise RecipeError(f"no face detector is installed ({'; '.join(reasons)}); {INSTALL}")
         name = found
     reason = missing(name)
     if reason is not None:

@@ -16,7 +16,10 @@ OUTPUTS = ("537", "538", "539")  # heatmap, log sizes, offsets; the last output,
 STRIDE = 4  # pixels of the picture per cell of the heatmap
 MULTIPLE = 32  # the network halves the picture five times
 THRESHOLD = 0.3
-LOADED = 2  # networks kept, each for one size of pictures
+LOADED = 4  # networks kept, each for one size of pictures
+CLOSE_SIDE = 256  # the longest side of a picture in which the largest faces are looked for again
+LARGE = 0.3  # of the picture's longest side: a face from this size on is as it is found there
+PART = 0.25  # of a large face's longest side: what is found in it from this size on is a part of it
 OVERLAP = 0.3  # boxes that share more than this (intersection over union) are one face
 
 
@@ -29,7 +32,23 @@ class CenterFace:
         self._network((MULTIPLE, MULTIPLE))  # a wrong file is told at once
 
     def detect(self, image: Image.Image) -> list[Face]:
-        """The faces of an RGB picture in its own pixels, the surest first."""
+        """The faces of an RGB picture in its own pixels, the surest first.
+
+        The network knows faces up to about 400 pixels: of a larger one it finds parts, or nothing. So every picture is
+        looked at a second time, in small, where only the largest faces count.
+        """
+        found, factor = self._look(image), max(image.size) / CLOSE_SIDE
+        if factor <= 1:
+            return found
+        size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
+        x, y = image.width / size[0], image.height / size[1]
+        close = self._look(image.resize(size, Image.Resampling.BOX))
+        scaled = [Face((f.box[0] * x, f.box[1] * y, f.box[2] * x, f.box[3] * y), f.score) for f in close]
+        large = [face for face in scaled if _side(face) >= LARGE * max(image.size)]
+        rest = [face for face in found if not any(_is_part(face, whole) for whole in large)]
+        return sorted([*large, *rest], key=lambda face: -face.score)
+
+    def _look(self, image: Image.Image) -> list[Face]:
         width, height = (-(-side // MULTIPLE) * MULTIPLE for side in image.size)
         blob = cv2.dnn.blobFromImage(np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)))
         network = self._network((width, height))
@@ -59,3 +78,15 @@ class CenterFace:
         while len(self._networks) > LOADED:
             self._networks.popitem(last=False)
         return self._networks[size]
+
+
+def _side(face: Face) -> float:
+    """The longest side of a face."""
+    return max(face.box[2] - face.box[0], face.box[3] - face.box[1])
+
+
+def _is_part(face: Face, whole: Face) -> bool:
+    """Whether a face is the other one seen wrongly, and not a small one beside or behind it."""
+    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    left, top, right, bottom = whole.box
+    return left <= x <= right and top <= y <= bottom and _side(face) >= PART * _side(whole)

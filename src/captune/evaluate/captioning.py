@@ -75,8 +75,8 @@ def _judged(
         if told
         else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
     )
-    scope = f"a picture, over {pictures} test pictures; all captions together {base.corpus[name]:.3f} before, "
-    scope += f"{tuned.corpus[name]:.3f} after"
+    scope = f"a picture, over {pictures} test picture{'s' * (pictures != 1)}; all captions together "
+    scope += f"{base.corpus[name]:.3f} before, {tuned.corpus[name]:.3f} after"
     if told:
         said = f"The tuned captioner is {verdict} than its base in {name}, by {numbers} {scope}."
     elif not enough:

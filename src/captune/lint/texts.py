@@ -103,13 +103,14 @@ def _in_every(told: Told) -> Iterator[Finding]:
         return
     name = assumed(told)
     known = {w.lower() for w in name} | _CARRIERS
-    beside = told.trigger_word or next(iter(name), "none")
+    subject = told.trigger_word or next(iter(name), "")
+    beside = f" beside {subject!r}" if subject else ""
     shared = set.intersection(*({w.lower() for w in words(text)} for text in told.texts.values()))
     for word in sorted(shared - known - FUNCTION_WORDS):
         if any(c.isalpha() for c in word):
             yield Finding(
                 "in_every_caption", "warning", "",
-                f"{word!r} stands in every caption, so it becomes a trigger word beside {beside!r}",
+                f"{word!r} stands in every caption, so it becomes a trigger word{beside}",
                 'take it out (text = { absorb = 0.9 } does) or name it as dataset.class_word',
             )  # fmt: skip
 

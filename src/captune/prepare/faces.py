@@ -15,16 +15,17 @@ from captune import images
 from captune.detectors import Box, Detector, Face
 from captune.errors import DataError
 
-SEEN_SIDE = 1024  # the longest side that a detector is given
+SEEN = 1024 * 1024  # pixels that a detector is given; as many of a panorama, whose faces are small beside its width
 GROWN = 1.4  # a face's box is blurred so many times as large: forehead, chin and ears too
 CELLS = 6  # what is left of a blurred face: so many patches of one colour a side
 SOFT = 0.06  # of the blurred box's side: the width of its soft edge
+LANCZOS = 3  # pixels of the coarser picture from which one is made, on each side
 FACE_SIDE, GRID = 112, 7  # faces are compared at this side, in so many cells a side
 
 
 def find(detector: Detector, image: Image.Image) -> list[Face]:
     """The faces of a picture in its own pixels, within its borders, the surest first."""
-    factor = max(1.0, max(image.size) / SEEN_SIDE)
+    factor = max(1.0, math.sqrt(image.width * image.height / SEEN))
     size = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
     seen = image if size == image.size else image.resize(size, Image.Resampling.BOX)
     x, y = image.width / size[0], image.height / size[1]
@@ -141,21 +142,22 @@ def mask(
 ) -> Image.Image:
     """What is learned of a prepared picture (8-bit grey, white = learn): all but the boxes that were blurred in its source.
 
-    Each box is cut and scaled as the picture, and grown by half a `cell` and outwards to whole cells, the pixels that the
-    base sees as one: a latent that sees any of the blur is left out whole.
+    Each box is cut and scaled as the picture, and grown by half a `cell`, or by what scaling spreads where that is more,
+    and outwards to whole cells, the pixels that the base sees as one: a latent that sees any of the blur is left out whole.
     """
     result = Image.new("L", target, 255)
     left, top, right, bottom = images.crop_box(source, target, centering)
     across, down = target[0] / (right - left), target[1] / (bottom - top)
+    margin = max(0.5, LANCZOS * max(1.0, across, down) / cell)
     for box in blurred:
         x0, y0, x1, y1 = blurred_box(box, source)
         if x1 > left and y1 > top and x0 < right and y0 < bottom:
             first = [
-                math.floor(((v - start) * scale) / cell - 0.5) * cell
+                math.floor(((v - start) * scale) / cell - margin) * cell
                 for v, start, scale in ((x0, left, across), (y0, top, down))
             ]
             last = [
-                math.ceil(((v - start) * scale) / cell + 0.5) * cell
+                math.ceil(((v - start) * scale) / cell + margin) * cell
                 for v, start, scale in ((x1, left, across), (y1, top, down))
             ]
             ImageDraw.Draw(result).rectangle((first[0], first[1], last[0] - 1, last[1] - 1), fill=0)

@@ -138,7 +138,8 @@ def _check_folder(path: Path, root: Path) -> None:
     try:
         os.listdir(root)
     except FileNotFoundError:
-        raise DataError(f"there is no folder {path}: {looked_for}") from None
+        stood = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise DataError(f"there is no folder {path}{stood}: {looked_for}") from None
     except NotADirectoryError:
         raise DataError(f"{path} is a file, not a folder: {looked_for}") from None
     except OSError as error:

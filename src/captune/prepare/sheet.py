@@ -82,18 +82,24 @@ def _cell(record: FileRecord, root: Path, folder: Path, background: str) -> Imag
             learned = mask.convert("L").resize(after.size, Image.Resampling.NEAREST)
         tinted = Image.blend(after, Image.new("RGB", after.size, MASKED), 0.45)
         after = Image.composite(after, tinted, learned)
-    return _beside(before, after, record.file, _facts(record))
+    return _beside(before, after, record.file, *_facts(record))
 
 
-def _facts(record: FileRecord) -> str:
-    facts = [f"{record.source_width} x {record.source_height} to {record.width} x {record.height}"]
-    if record.around != "center":
-        facts.append(f"around the {'face' if record.around == 'face' else 'salient part'}")
+def _facts(record: FileRecord) -> tuple[str, str]:
+    """A line on the sizes, and one on where the picture was cut and its faces."""
+    sizes = f"{record.source_width} x {record.source_height} to {record.width} x {record.height}"
     if record.enlarged > 1:
-        facts.append(f"enlarged {record.enlarged:.2f} times")
-    if record.faces:
-        facts.append(f"{len(record.blurred)} of {len(record.faces)} faces blurred")
-    return ", ".join(facts)
+        sizes += f", enlarged {record.enlarged:.2f} times"
+    around = {"face": "cut around the face", "saliency": "cut around what stands out"}.get(record.around, "")
+    return sizes, ", ".join(part for part in (around, _blurred(len(record.blurred), len(record.faces))) if part)
+
+
+def _blurred(blurred: int, found: int) -> str:
+    if not found:
+        return ""
+    if found == 1:
+        return "1 face, blurred" if blurred else "1 face, kept"
+    return f"{blurred or 'none'} of {found} faces blurred"
 
 
 def _pair(pair: Pair, root: Path, background: str) -> Image.Image:
@@ -102,12 +108,12 @@ def _pair(pair: Pair, root: Path, background: str) -> Image.Image:
     return _beside(first, second, f"{pair.first} and {pair.second}", f"{pair.distance} of 64 bits differ{mirrored}")
 
 
-def _beside(left: Image.Image, right: Image.Image, title: str, line: str) -> Image.Image:
-    cell = Image.new("RGB", (2 * TILE + GAP, TILE + 2 * LINE + GAP), "white")
+def _beside(left: Image.Image, right: Image.Image, title: str, *lines: str) -> Image.Image:
+    cell = Image.new("RGB", (2 * TILE + GAP, TILE + (1 + len(lines)) * LINE + GAP), "white")
     for x, picture in ((0, left), (TILE + GAP, right)):
         cell.paste(picture, (x + (TILE - picture.width) // 2, (TILE - picture.height) // 2))
     pen, font = ImageDraw.Draw(cell), _font()
-    for row, (text, color) in enumerate(((title, INK), (line, SOFT))):
+    for row, (text, color) in enumerate([(title, INK), *((line, SOFT) for line in lines)]):
         pen.text((0, TILE + 4 + row * LINE), _shortened(text, font, cell.width), fill=color, font=font)
     return cell
 

@@ -106,7 +106,7 @@ def how_made(story: Story) -> list[tuple[str, str]]:
         ("Training seeds", _numbers(trained or recipe.training_seeds)),
         ("Sampling seeds", _numbers(recipe.sample.seeds) if recipe.prompts else ""),
         ("Seeds of training pictures asked back", _numbers(recipe.study.reproduction_seeds)),
-        ("Seconds in all stages", f"{total:,.0f} ({duration(total)})" if total else ""),
+        ("Time in all stages", duration(total) if total else ""),
         ("Machine", machine_of(story)),
     ]
     return [(name, text) for name, text in rows if text]

@@ -134,7 +134,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("Training pictures", f"{len(story.examples)}{held_out}"),
         ("Arms", ", ".join(story.arms)),
         ("Base", model if model != "mini" else "mini (embedded)"),
-        ("Trainings", f"{len(adapters)} LoRAs of {plural(steps[-1], 'step')}" if steps else ""),
+        ("Trainings", f"{plural(len(adapters), 'LoRA')} of {plural(steps[-1], 'step')}" if steps else ""),
         ("Samples", f"{plural(len(prompts), 'prompt')} × {plural(len(seeds), 'seed')} per LoRA" if prompts else ""),
         ("Time", duration(total) if total else ""),
     ]
