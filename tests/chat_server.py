@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -82,6 +83,16 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"Retry-After": "0.01"} if fault == "429" else {}
             self._send(int(fault), {"error": {"message": f"trouble with {self.headers.get('Authorization')}"}}, headers)
             return
+        if fault == "moved":
+            self._send(307, {}, {"Location": f"/elsewhere?key={KEY}"})
+            return
+        if fault == "field":
+            told = {"message": "Unsupported parameter: 'max_tokens'.", "code": "unsupported_parameter"}
+            self._send(400, {"error": told})
+            return
+        if fault == "long":
+            self._send(400, {"error": {"message": "x" * 180 + KEY}})
+            return
         if fault == "quota":
             self._send(429, {"error": {"message": "you exceeded your quota", "code": "insufficient_quota"}})
             return
@@ -95,6 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "half":
             self._raw(200, b'{"id": "chatcmpl-1", "choices": [{"mess', length=4000)
             self.close_connection = True
+            return
+        if fault.startswith("raw "):
+            self._raw(200, fault.removeprefix("raw ").encode())
+            return
+        if fault == "trickle":
+            self._trickle(gzip.compress(json.dumps({"choices": [{"message": message}]}).encode()))
             return
         if fault == "slow":
             time.sleep(1.5)
@@ -121,6 +138,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, row: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         self._raw(status, json.dumps(row).encode(), headers)
+
+    def _trickle(self, data: bytes) -> None:
+        """A packed body, a byte now and then: for a long time nothing can be unpacked of it."""
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for index in range(len(data)):
+            self.wfile.write(data[index : index + 1])
+            time.sleep(0.05)
 
     def _raw(self, status: int, data: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> None:
         self.send_response(status)

@@ -63,6 +63,7 @@ def caption_examples(
     for warning in sources.warnings:
         progress.say(f"arm {arm.name}: {warning}")
     if folder.done(inputs):
+        _clear(folder)
         found = [record.caption for record in provenance.read(records)]
         _tell_changed(arm, captions.changed(texts, found), progress)
         return found
@@ -70,8 +71,14 @@ def caption_examples(
     spoken = _say_all(captioner, arm, examples, folder, inputs, progress, engine)
     if isinstance(captioner, captioners.Served):
         progress.say(f"arm {arm.name}: {_told_account(captioner.account())}")
-    said = _without_failures(arm, examples, spoken, folder)
-    made, ruled = _ruled(arm, dataset, examples, said, load_tokens)
+    have, said = _captioned(examples, spoken)
+    made, ruled = _ruled(arm, dataset, have, said, load_tokens) if have else ([], {})
+    captions.write(texts, made)
+    tokens = load_tokens() if load_tokens is not None else None
+    origin = provenance.origin(captioner.settings)
+    rows = [_record(*one, origin, tokens) for one in zip(made, have, said, strict=True)]
+    runs.write_records(records, [row.after(former.get(row.example_id)) for row in rows])
+    _check_whole(arm, examples, spoken, folder)
     facts = _facts(arm, dataset, examples, said, made)
     for line in [*facts["warnings"], *(rules.told(arm.text, ruled) if arm.text is not None else [])]:
         progress.say(f"arm {arm.name}: {line}")
@@ -80,29 +87,27 @@ def caption_examples(
         facts["account"] = captioner.account()
     if ruled:
         facts["text"] = ruled
-    captions.write(texts, made)
-    tokens = load_tokens() if load_tokens is not None else None
-    origin = {"captioner": section.name, **provenance.origin(captioner.settings)}
-    rows = [
-        CaptionRecord(
-            caption.example_id,
-            caption.text,
-            image=example.source.name,
-            image_sha256=example.sha256,
-            said=told.text,
-            seconds=told.seconds,
-            tokens=tokens.measure(caption.text).count if tokens is not None else None,
-            edited_by=provenance.RULES if caption.text != told.text else "",
-            **origin,
-        ).after(former.get(example.id))
-        for caption, example, told in zip(made, examples, said, strict=True)
-    ]
-    runs.write_records(records, rows)
     facts["captioning"] = _captioning(inputs)
     folder.finish(inputs, [records], captioner={"name": section.name, **captioner.settings}, **facts)
-    _partial(folder).unlink(missing_ok=True)
-    _former(folder).unlink(missing_ok=True)
+    _clear(folder)
     return made
+
+
+def _record(
+    caption: Caption, example: Example, told: Said, origin: Mapping[str, Any], tokens: Tokens | None
+) -> CaptionRecord:
+    return CaptionRecord(
+        caption.example_id,
+        caption.text,
+        caption.captioner,
+        image=example.source.name,
+        image_sha256=example.sha256,
+        said=told.text,
+        seconds=told.seconds,
+        tokens=tokens.measure(caption.text).count if tokens is not None else None,
+        edited_by=provenance.RULES if caption.text != told.text else "",
+        **origin,
+    )
 
 
 def _begin(folder: StageFolder, inputs: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, CaptionRecord]:
@@ -110,8 +115,9 @@ def _begin(folder: StageFolder, inputs: Mapping[str, Any], examples: Sequence[Ex
 
     What the captioner said then is said again where nothing that it depends on has changed.
     """
-    found = provenance.read(folder.path / provenance.LEDGER)
-    same = bool(found) and folder.manifest().get("captioning") == _captioning(inputs)
+    whole = folder.manifest()
+    found = provenance.read(folder.path / provenance.LEDGER if whole else _former(folder))
+    same = bool(found) and whole.get("captioning") == _captioning(inputs)
     same = same and [r.example_id for r in found] == [e.id for e in examples]
     folder.begin(inputs, keep=True)
     if found:
@@ -119,7 +125,7 @@ def _begin(folder: StageFolder, inputs: Mapping[str, Any], examples: Sequence[Ex
         if same:
             rows = [{"id": r.example_id, "text": r.said, "seconds": r.seconds} for r in found]
             runs.write_records(_partial(folder), rows)
-    return {record.example_id: record for record in provenance.read(_former(folder))}
+    return {record.example_id: record for record in found}
 
 
 def _captioning(inputs: Mapping[str, Any]) -> str:
@@ -127,6 +133,12 @@ def _captioning(inputs: Mapping[str, Any]) -> str:
     after = ("text", "base", "trigger_word", "class_word")
     captioner = {name: value for name, value in inputs["captioner"].items() if name != "trigger"}
     return runs.fingerprint({**{k: v for k, v in inputs.items() if k not in after}, "captioner": captioner})
+
+
+def _clear(folder: StageFolder) -> None:
+    """Remove what only an unfinished stage needs; also where it was killed right after its manifest was written."""
+    for path in (_partial(folder), _former(folder), folder.path / "started.json"):
+        path.unlink(missing_ok=True)
 
 
 def _former(folder: StageFolder) -> Path:
@@ -287,15 +299,21 @@ def _told_account(account: Mapping[str, float]) -> str:
     return told.format(**account) + spent
 
 
-def _without_failures(
+def _captioned(examples: Sequence[Example], spoken: Sequence[Said | Failed]) -> tuple[list[Example], list[Said]]:
+    """The pictures that have a caption, and what was said of them."""
+    found = [(example, said) for example, said in zip(examples, spoken, strict=True) if isinstance(said, Said)]
+    return [example for example, _ in found], [said for _, said in found]
+
+
+def _check_whole(
     arm: ArmSection, examples: Sequence[Example], spoken: Sequence[Said | Failed], folder: StageFolder
-) -> list[Said]:
-    """The captions; a DataError names the pictures that have none, for an arm is trained on all pictures or on none."""
+) -> None:
+    """Raise a DataError that names the pictures without a caption: an arm is trained on all pictures or on none."""
     failed = [(e.id, said.reason) for e, said in zip(examples, spoken, strict=True) if isinstance(said, Failed)]
     path = folder.path / "failed.jsonl"
     if not failed:
         path.unlink(missing_ok=True)
-        return [said for said in spoken if isinstance(said, Said)]
+        return
     runs.write_records(path, [{"id": name, "reason": reason} for name, reason in failed])
     have = "picture has" if len(failed) == 1 else "pictures have"
     raise DataError(

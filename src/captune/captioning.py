@@ -118,19 +118,27 @@ def _worker(captioner: Captioner) -> Callable[[Sequence[Example]], list[_Said]]:
     def say(batch: Sequence[Example]) -> list[_Said]:
         began = time.monotonic()
         try:
-            texts = captioner.caption(batch)
+            known = [_hashed(example) for example in batch]
+            texts = captioner.caption(known)
         except (ModelError, RecipeError, MemoryError):
             raise  # every other picture would fail in the same way
         except Exception as error:  # pictures and servers fail in many ways, and the others are to go on
             if type(error).__name__ == "OutOfMemoryError":
                 raise
+            if isinstance(captioner, captioners.Served) and not isinstance(error, OSError):
+                raise  # it names the pictures that fail by itself, and what it has sent is not to be sent again
             if len(batch) > 1:
                 return [said for example in batch for said in say([example])]
             return [_Said(batch[0], problem=str(error).strip() or type(error).__name__)]
         seconds = round((time.monotonic() - began) / len(batch), 4)
-        return [_heard(e, text, seconds) for e, text in zip(batch, texts, strict=True)]
+        return [_heard(e, text, seconds) for e, text in zip(known, texts, strict=True)]
 
     return say
+
+
+def _hashed(example: Example) -> Example:
+    """The picture with its hash, by which a server's answers to it are known again."""
+    return replace(example, sha256=example.sha256 or runs.sha256_of(example.source))
 
 
 class _Folder:
@@ -275,7 +283,7 @@ class _Folder:
     def _place(self, example: Example) -> dict[str, Any]:
         return {
             "image": relative(example.source, self.root),
-            "image_sha256": runs.sha256_of(example.source),
+            "image_sha256": _hashed(example).sha256,
             "file": self._file(Picture(example.source, example.id, 1)),
         }
 

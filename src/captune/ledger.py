@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from captune.errors import DataError
 from captune.provenance import A_PERSON, LEDGER, CaptionRecord
 
 UNFINISHED = ".captions.run.json"
-_PART = re.compile(r"\..+\.(\d+)\.part")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Ledger:
                 "the caption files and name them by a sidecar captioner"
             )
         ledger = cls(folder, provenance.read(folder / LEDGER))
-        ledger._sweep()
+        runs.sweep(folder)
         ledger._settle()
         return ledger
 
@@ -138,13 +136,6 @@ class Ledger:
         if changed or not _tidy(self.folder / LEDGER, len(self.records)):
             self.close(finished=False)
 
-    def _sweep(self) -> None:
-        """Remove the temporary files of processes that were killed while they wrote."""
-        for part in self.folder.rglob(".*.part"):
-            match = _PART.fullmatch(part.name)
-            if match and not _alive(int(match[1])):
-                part.unlink(missing_ok=True)
-
 
 def _put(folder: Path, record: CaptionRecord) -> None:
     with runs.atomic(folder / record.file) as part:
@@ -173,15 +164,3 @@ def _tidy(path: Path, records: int) -> bool:
     """Whether the file has one whole line a record."""
     data = path.read_bytes() if path.is_file() else b""
     return data.count(b"\n") == records and (not data or data.endswith(b"\n"))
-
-
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False  # this process has begun nothing yet: the file is of an earlier one of that number
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's process
-    return True

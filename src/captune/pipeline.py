@@ -53,6 +53,7 @@ def run(
     if upto is not None and upto not in STAGES:
         raise unknown("stage", upto, STAGES)
     check(recipe)
+    runs.sweep(folder.path)
     before = _manifests(folder)
     runs.write_text(folder.recipe, as_toml(recipe))
     with ExitStack() as running:

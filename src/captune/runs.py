@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -39,6 +40,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+_PART = re.compile(r"\..+\.(\d+)\.part")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what was written there takes its place whole or not at all."""
@@ -56,6 +60,26 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where nothing could be written, nothing is left to remove
             part.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that processes left below the folder when they were killed while they wrote."""
+    for part in folder.rglob(".*.part"):
+        match = _PART.fullmatch(part.name)
+        if match and not _alive(int(match[1])):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False  # this process has begun nothing yet: the file is of an earlier one of that number
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's process
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -242,7 +266,7 @@ class RunFolder:
         """Fail early, and in a sentence, when the folder cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable-{os.getpid()}"
+            probe = self.path / f".writable.{os.getpid()}.part"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -199,3 +200,12 @@ def test_stages_lie_where_the_documents_say(tmp_path: Path) -> None:
     assert run.recipe == tmp_path / "recipe.toml"
     assert run.stage("base/sample").path == tmp_path / "base" / "sample"
     assert run.training("human", 1, "train").path == tmp_path / "arms" / "human" / "seed-1" / "train"
+
+
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_others_are_not(tmp_path: Path) -> None:
+    left, alive, other = (f".a.txt.{mark}.part" for mark in (999999999, os.getppid(), "x"))
+    (tmp_path / "arms/a").mkdir(parents=True)
+    for name in (left, alive, other, f".b.{os.getpid()}.part"):
+        (tmp_path / "arms/a" / name).write_text("half")
+    runs.sweep(tmp_path)
+    assert {path.name for path in (tmp_path / "arms/a").iterdir()} == {alive, other}

@@ -54,7 +54,8 @@ class Answers:
         self._known: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, float] = {}
         self._changed = threading.Condition()
-        self._longest = 0  # the most tokens that a request of this run was counted as
+        self._most_in = self._most_out = 0  # the most tokens that a request was counted as, in earlier runs too
+        self._counted = False  # whether an answer of this run has told how the server counts
         self._torn = False  # whether the file ends within a line
         self.spent = 0.0
         self.counts = dict.fromkeys(("asked", "kept", "tokens_in", "tokens_out"), 0)
@@ -76,15 +77,22 @@ class Answers:
                 continue
             under_way.pop(row["ticket"], None)
             self.spent += row["cost"]
+            self._learn(row.get("tokens_in"), row.get("tokens_out"))
             if "text" in row:
                 self._known[row["key"]] = row
         self.spent += sum(under_way.values())
 
+    def _learn(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        self._most_in, self._most_out = max(self._most_in, tokens_in or 0), max(self._most_out, tokens_out or 0)
+
     def find(self, key: str, tokens_out: int) -> str | None:
-        """The answer to what has this key, unless it is longer than captions may be now."""
+        """The answer to what has this key, unless it was allowed to be, and is, longer than captions may be now.
+
+        What a server counts is no measure alone: some count a model's thoughts, and more than they were allowed.
+        """
         with self._changed:
             row = self._known.get(key)
-            if row is None or (row["tokens_out"] or 0) > tokens_out:
+            if row is None or min(row["tokens_out"] or 0, row.get("allowed", row["tokens_out"] or 0)) > tokens_out:
                 return None
             self.counts["kept"] += 1
             text: str = row["text"]
@@ -94,43 +102,44 @@ class Answers:
         """Set aside what a request can cost at most, or raise LimitReached.
 
         How many tokens a picture counts as is the server's secret until it has answered once; with a limit, the first
-        request therefore goes alone, and later ones set aside a quarter more than the most that was seen.
+        request of a run therefore goes alone, and later ones set aside a quarter more than the most that was seen.
         """
         with self._changed:
             while True:
-                tokens_in = text_tokens + max(picture_tokens, self._longest * 5 // 4)
-                price = self._prices.of(tokens_in, tokens_out)
+                tokens_in = text_tokens + max(picture_tokens, self._most_in * 5 // 4)
+                price = self._prices.of(tokens_in, max(tokens_out, self._most_out))
                 fits = self._limit is None or self.spent + sum(self._reserved.values()) + price <= self._limit
                 alone = not self._reserved
-                if fits and (alone or self._limit is None or self._longest):
+                if fits and (alone or self._limit is None or self._counted):
                     break
                 if alone:
                     raise LimitReached
                 self._changed.wait()
             ticket = Ticket(uuid.uuid4().hex, price)
-            self._reserved[ticket.name] = price
-            self.counts["asked"] += 1
             if price:
                 self._write({"ticket": ticket.name, "most": price})
+            self._reserved[ticket.name] = price
+            self.counts["asked"] += 1
             return ticket
 
     def settle(self, ticket: Ticket, cost: float, **more: Any) -> None:
         """Note how a request ended and what it cost: `more` is an answer, or why there is none."""
         with self._changed:
+            self.spent += cost
+            self._reserved.pop(ticket.name)
+            self._changed.notify_all()  # first of all: where nothing can be written, nobody waits for ever
             if ticket.price or "text" in more:
                 self._write({"ticket": ticket.name, "cost": cost, **more})
             if "text" in more:
                 self._known[more["key"]] = more
-            self.spent += cost
-            self._reserved.pop(ticket.name)
-            self._changed.notify_all()
 
     def cost(self, ticket: Ticket, tokens_in: int | None, tokens_out: int | None) -> float:
         """What an answered request cost; what was set aside where the server does not count tokens."""
         with self._changed:
             self.counts["tokens_in"] += tokens_in or 0
             self.counts["tokens_out"] += tokens_out or 0
-            self._longest = max(self._longest, tokens_in or 1)
+            self._learn(tokens_in, tokens_out)
+            self._counted = True
         if tokens_in is None or tokens_out is None:
             return ticket.price
         return self._prices.of(tokens_in, tokens_out)

@@ -23,7 +23,7 @@ from captune.captioners import Failed, Sources
 from captune.captioners._answers import Answers, LimitReached, Prices, Ticket
 from captune.captioners._instructions import Instruction
 from captune.captioners._server import Reply, Server, Trouble
-from captune.errors import RecipeError
+from captune.errors import DataError, RecipeError
 from captune.recipe import CaptionerSection
 from captune.types import Example
 
@@ -106,7 +106,7 @@ class OpenaiApi:
         unlike = {request.key: request for request in requests}
         pool = ThreadPoolExecutor(self._section.batch_size, thread_name_prefix="caption")
         try:
-            said = dict(zip(unlike, pool.map(self._ask, unlike.values()), strict=True))
+            said = dict(zip(unlike, pool.map(self._ask_or_stop, unlike.values()), strict=True))
         finally:  # what was sent is waited for: it is paid for
             self._stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -140,6 +140,14 @@ class OpenaiApi:
         asked = json.dumps([section.base_url, shaping, instruction, picture], sort_keys=True)
         return _Request(example, instruction, hashlib.sha256(asked.encode()).hexdigest())
 
+    def _ask_or_stop(self, request: _Request) -> str | Failed:
+        """As `_ask`; an error that ends the run ends it for the other pictures too, before it is their turn."""
+        try:
+            return self._ask(request)
+        except BaseException:
+            self._stopped.set()
+            raise
+
     def _ask(self, request: _Request) -> str | Failed:
         """The caption that is kept from before, or asked for until there is one or it is clear that there is none."""
         known = self._answers.find(request.key, self._most_out)
@@ -147,7 +155,10 @@ class OpenaiApi:
             return known
         if self._silent >= GIVE_UP:
             return Failed(f"not asked for, after {GIVE_UP} pictures in a row had no answer")
-        body = self._whole_body(request)
+        try:
+            body = self._whole_body(request)
+        except (DataError, OSError) as error:
+            return Failed(str(error))
         for attempt in range(self._section.retries + 1):
             if self._stopped.is_set():
                 return Failed("not asked for: the run was stopped")
@@ -156,15 +167,20 @@ class OpenaiApi:
             except LimitReached:
                 limit = self._section.spending_limit
                 return Failed(f"not asked for: captioner.spending_limit = {limit:g} leaves no room")
+            if self._stopped.is_set():  # while it waited for room
+                self._answers.settle(ticket, 0.0)
+                return Failed("not asked for: the run was stopped")
             came = self._send(body, ticket)
             if isinstance(came, Reply):
                 self._silent = 0
                 return self._kept(request, ticket, came)
             self._answers.settle(ticket, ticket.price if came.billed else 0.0, key=request.key, failed=came.reason)
             wait = max(came.wait, _pause(request.key, attempt))
-            if not came.again or wait > PATIENCE:
-                longer = f"; it asks to wait {came.wait:.0f} seconds" if came.again else ""
-                return Failed(came.reason + longer)
+            if not came.again:
+                return Failed(came.reason)
+            if wait > PATIENCE:
+                self._silent += 1
+                return Failed(f"{came.reason}; it asks to wait {came.wait:.0f} seconds")
             if attempt < self._section.retries:
                 self._stopped.wait(wait)
         self._silent += 1
@@ -175,15 +191,20 @@ class OpenaiApi:
         try:
             return self._server.send(body)
         except BaseException as error:
-            self._answers.settle(ticket, 0.0, failed=self._server.without_key(str(error)))
-            self._stopped.set()
+            self._answers.settle(ticket, 0.0, failed=self._server.tellable(str(error)))
             raise
 
     def _kept(self, request: _Request, ticket: Ticket, reply: Reply) -> str | Failed:
         """The answer, written down with its cost before anyone reads it."""
         cost = self._answers.cost(ticket, reply.tokens_in, reply.tokens_out)
         tokens = {"tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
-        facts = {"key": request.key, "id": request.example.id, **tokens, "model": reply.model}
+        facts = {
+            "key": request.key,
+            "id": request.example.id,
+            **tokens,
+            "allowed": self._most_out,
+            "model": reply.model,
+        }
         if reply.reason:
             self._answers.settle(ticket, cost, **facts, failed=reply.reason)
             return Failed(reply.reason)

@@ -114,6 +114,14 @@ class CaptionerSection(Section):
             problems.append("spending_limit needs price_in and price_out: without them nothing is known to be spent")
         if "@" in self.base_url.partition("://")[2].partition("/")[0]:
             problems.append("base_url holds a name or password, which would stand in the run folder; use api_key_env")
+        if "?" in self.base_url or "#" in self.base_url:
+            problems.append(
+                "base_url must end with its path: what stands behind ? or # is sent to no server; leave it out"
+            )
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            problems.append(
+                "api_key_env must be the name of an environment variable that holds the key, not the key itself"
+            )
         problems += [f"request.{field} cannot be set" for field in sorted(SET_BY_CAPTUNE & self.request.keys())]
         if problems:
             raise ValueError("\n".join(problems))
