@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captune import captions, images, lint, rules, weights
-from captune.caption import told_cuts
+from captune.caption_lengths import told_cuts
 from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
 from captune.families import FACTS

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captune import captions, engines, families, runs, tuning, weights
-from captune.caption import caption_examples, derive_captions, measure_captions
+from captune.caption import caption_examples
+from captune.caption_lengths import measure_captions
 from captune.checking import trained_as, tuning_of
+from captune.derived import derive_captions
 from captune.families import Family
 from captune.prepare import hold_out, prepare_images
 from captune.progress import Progress

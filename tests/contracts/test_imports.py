@@ -18,7 +18,20 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"pipeline", "running", "judging", "checking", "planning", "designing", "measuring", "tuning"}
         | {"captioning", "formats", "lint"}
     ),
-    frozenset({"prepare", "caption", "train", "sample", "evaluate", "export", "inspection", "report"}),
+    frozenset(
+        {
+            "prepare",
+            "caption",
+            "caption_lengths",
+            "derived",
+            "train",
+            "sample",
+            "evaluate",
+            "export",
+            "inspection",
+            "report",
+        }
+    ),
     frozenset({"families", "captioners", "detectors", "metrics", "exporters", "importers", "engines"}),
     frozenset(
         {"captions", "images", "adapters", "randomness", "runs", "mini", "weights", "tensors", "tokens", "objective"}
