@@ -22,7 +22,6 @@ from captune.recipe import TextSection
 from captune.report import (
     Story,
     costs,
-    curves,
     differences,
     grids,
     matrix,
@@ -34,17 +33,12 @@ from captune.report import (
 )
 from captune.report import wording as say
 from captune.report.texts import parted
-from captune.report.verdict import caveat, verdict
 from captune.runs import StageFolder, read_records
 from captune.types import (
     BASE,
-    BETTER,
-    NO_DIFFERENCE,
-    WORSE,
     Caption,
     Comparison,
     Failure,
-    Interval,
     Score,
     Stability,
 )
@@ -509,168 +503,3 @@ def test_scores_and_comparisons_are_tables_too(story: Story, tmp_path: Path) -> 
     assert list(rows[0]) == [field.name for field in dataclasses.fields(Comparison)]
     assert [row["sentence"] for row in rows] == [c.sentence for c in story.comparisons]
     assert float(rows[0]["difference"]) == story.comparisons[0].difference
-
-
-# The verdict
-
-PRIMARY = "oracle_subject"
-
-
-def interval(mean: float, clusters: int = 24) -> Interval:
-    return Interval(mean, mean - 0.05, mean + 0.05, 2 * clusters, clusters)
-
-
-def comparison(metric: str, first: str, second: str, mean: float, better: str | None) -> Comparison:
-    verdict = {None: NO_DIFFERENCE, first: BETTER, second: WORSE}[better]
-    p = 0.5 if better is None else 0.001
-    return Comparison(
-        *(metric, first, second, mean, mean - 0.1, mean + 0.1, 48, 24, 1, metric == PRIMARY, p, p, verdict, 0.1, "")
-    )
-
-
-def test_the_verdict_names_the_arm_that_taught_best() -> None:
-    told = verdict(
-        {
-            "human": {"oracle_subject": interval(0.88), "oracle_prompt": interval(0.6)},
-            "blip": {"oracle_subject": interval(0.46), "oracle_prompt": interval(0.63)},
-            "base": {"oracle_subject": interval(0.0), "oracle_prompt": interval(1.0)},
-            "real": {"oracle_subject": interval(1.0)},
-        },
-        [
-            comparison("oracle_subject", "human", "blip", 0.42, "human"),
-            comparison("oracle_subject", "human", "base", 0.88, "human"),
-            comparison("oracle_subject", "blip", "base", 0.46, "blip"),
-            comparison("oracle_prompt", "human", "blip", -0.03, None),
-            comparison("oracle_prompt", "human", "base", -0.4, "base"),
-            comparison("oracle_prompt", "blip", "base", -0.37, "base"),
-        ],
-    )
-    assert told.subject == (
-        "The arm human taught the subject best: it is in 88% of the pictures that ask for it with human, 46% with "
-        "blip and 0% without a LoRA."
-    )
-    assert told.sure == "human leads blip by 42 points (32 to 52, 24 prompts)."
-    assert told.following == (
-        "Ordinary prompts are drawn as asked in 63% with blip, 60% with human and 100% without a LoRA: "
-        "no detectable difference between the arms; blip and human detectably below the base model."
-    )
-    assert told.text == f"{told.subject} {told.sure} {told.following}"
-
-
-def test_no_detectable_difference_is_a_legal_verdict() -> None:
-    told = verdict(
-        {a: {"oracle_subject": interval(v)} for a, v in {"human": 0.8, "blip": 0.83, "base": 0.0}.items()},
-        [
-            comparison("oracle_subject", "human", "blip", -0.03, None),
-            comparison("oracle_subject", "human", "base", 0.8, "human"),
-            comparison("oracle_subject", "blip", "base", 0.83, "blip"),
-        ],
-    )
-    assert told.subject == (
-        "No detectable difference between blip and human in teaching the subject: it is in 83% of the pictures that "
-        "ask for it with blip, 80% with human and 0% without a LoRA."
-    )
-    assert told.sure == "The difference between blip and human is 3 points (\N{MINUS SIGN}7 to 13, 24 prompts)."
-
-
-def test_two_of_three_arms_can_share_the_lead() -> None:
-    told = verdict(
-        {a: {"oracle_subject": interval(v)} for a, v in {"a": 0.8, "b": 0.75, "c": 0.2}.items()},
-        [
-            comparison("oracle_subject", "a", "b", 0.05, None),
-            comparison("oracle_subject", "a", "c", 0.6, "a"),
-            comparison("oracle_subject", "b", "c", 0.55, "b"),
-        ],
-    )
-    assert told.subject.startswith(
-        "The arms a and b taught the subject best, with no detectable difference between the two: it is in 80%"
-    )
-
-
-def test_arms_no_better_than_the_base_taught_nothing() -> None:
-    told = verdict(
-        {a: {"oracle_subject": interval(v)} for a, v in {"human": 0.04, "blip": 0.0, "base": 0.0}.items()},
-        [
-            comparison("oracle_subject", "human", "blip", 0.04, None),
-            comparison("oracle_subject", "human", "base", 0.04, None),
-            comparison("oracle_subject", "blip", "base", 0.0, None),
-        ],
-    )
-    assert told.subject.startswith("No arm detectably taught the subject: it is in 4%")
-
-
-def test_without_the_oracle_clip_judges() -> None:
-    told = verdict(
-        {
-            "human": {"clip_i": interval(0.8), "clip_t": interval(0.28)},
-            "base": {"clip_i": interval(0.6), "clip_t": interval(0.28)},
-        },
-        [comparison("clip_i", "human", "base", 0.2, "human"), comparison("clip_t", "human", "base", 0.0, None)],
-    )
-    assert told.text == (
-        "The arm human taught the subject: its likeness to the training pictures is 0.800 with human and 0.600 "
-        "without a LoRA. human leads the base model by 0.200 (0.100 to 0.300, 24 prompts). Prompt following (CLIP-T) is "
-        "0.280 with human and 0.280 without a LoRA: not detectably changed by the LoRA."
-    )
-
-
-def test_few_prompts_allow_no_verdict() -> None:
-    told = verdict({a: {"oracle_subject": interval(v, 4)} for a, v in {"human": 1.0, "base": 0.0}.items()}, [])
-    assert told.subject.startswith("Too few prompts ask for the subject to tell a difference (below 6): it is in 100%")
-
-
-def test_one_training_run_supports_a_claim_about_files_only() -> None:
-    assert "about these files" in caveat(1)
-    assert caveat(3).startswith("3 LoRAs were trained per arm")
-
-
-# Curves and words
-
-
-def test_smoothing_keeps_a_constant_and_a_line() -> None:
-    assert np.allclose(curves.smoothed(np.full(20, 3.0), 7), 3.0)
-    line = np.arange(30, dtype=float)
-    assert np.allclose(curves.smoothed(line, 5)[2:-2], line[2:-2])
-
-
-def test_ticks_are_round_and_inside() -> None:
-    assert curves.ticks(0.0, 1.0) == [0, 0.25, 0.5, 0.75, 1.0]
-    assert curves.ticks(0.643, 0.912) == [0.7, 0.8, 0.9]
-
-
-def test_long_curves_are_thinned_without_losing_their_peaks() -> None:
-    rows = [{"step": s, "loss": 1.0} for s in range(1, 20_001)]
-    rows[12_345]["loss"] = 9.0
-    rows[77]["loss"] = float("nan")
-    plot = curves.plot({"human": {0: rows}})
-    assert plot is not None
-    points = [tuple(map(float, point.split(","))) for point in plot.curves[0].thin[0].split()]
-    assert len(points) <= curves.MOST_POINTS + 2
-    assert min(y for _, y in points) == -2  # the peak leaves the frame at the top, but is drawn
-    assert all(0 <= x <= 100 for x, _ in points)
-
-
-def test_the_bold_curve_is_the_mean_of_the_trainings() -> None:
-    def flat(loss: float, steps: int) -> list[dict[str, float]]:
-        return [{"step": s, "loss": loss} for s in range(1, steps + 1)]
-
-    plot = curves.plot({"human": {0: flat(1.0, 50), 1: flat(2.0, 50), 2: flat(6.0, 40)}})
-    assert plot is not None
-    curve = plot.curves[0]
-    assert curve.last == pytest.approx(3.0) and curve.trainings == len(curve.thin) == 3
-    assert len(curve.bold.split()) == 40  # as far as all trainings came
-
-
-def test_no_losses_no_plot() -> None:
-    assert curves.plot({"human": {0: []}}) is None
-
-
-def test_amounts_are_said_as_people_say_them() -> None:
-    assert [say.duration(s) for s in (0.42, 34.2, 125, 4322)] == ["0.4 s", "34 s", "2 min 5 s", "1 h 12 min"]
-    assert [say.size(n) for n in (12, 182_000, 1_250_000)] == ["12 bytes", "182.0 kB", "1.2 MB"]
-    assert say.plural(1, "seed") == "1 seed" and say.plural(2000, "step") == "2,000 steps"
-    assert [say.change("clip_i", n) for n in (0.0214, -0.3, 0.0)] == ["+0.021", "\N{MINUS SIGN}0.300", "0.000"]
-    assert say.change("oracle_subject", 0.414) == "+41 points"
-    assert say.change("denoising_loss", 0.0092) == "+0.0092"
-    assert [say.probability(p) for p in (0.0002, 0.0214, 0.5)] == ["< 0.001", "0.021", "0.50"]
-    assert say.listed(["a", "b", "c"]) == "a, b and c"
