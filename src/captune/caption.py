@@ -68,7 +68,7 @@ def caption_examples(
     former = _begin(folder, inputs, examples)
     spoken = _say_all(captioner, arm, examples, folder, inputs, progress, engine)
     if isinstance(captioner, captioners.Served):
-        progress.say(f"arm {arm.name}: {_told_account(captioner.account())}")
+        progress.say(f"arm {arm.name}: {captioners.told_account(captioner.account())}")
     have, said = _captioned(examples, spoken)
     made, ruled = _ruled(arm, dataset, have, said, load_tokens) if have else ([], {})
     captions.write(texts, made)
@@ -176,13 +176,6 @@ def _partial(folder: StageFolder) -> Path:
 def _answers(folder: StageFolder) -> Path:
     """What was paid for stays when the stage is made anew, so it lies beside the stage's folder."""
     return folder.path.with_name("answers.jsonl")
-
-
-def _told_account(account: Mapping[str, float]) -> str:
-    """An account in a sentence; money only where prices are known."""
-    told = "{asked} requests, {kept} answers kept from before, {tokens_in} tokens read and {tokens_out} written"
-    spent = f", {account['spent']:.4f} spent for this arm in all" if account["spent"] else ""
-    return told.format(**account) + spent
 
 
 def _captioned(examples: Sequence[Example], spoken: Sequence[Said | Failed]) -> tuple[list[Example], list[Said]]:

@@ -33,6 +33,7 @@ class Outcome:
     kept: list[str] = field(default_factory=list)
     edited: list[str] = field(default_factory=list)  # by a person, since captune wrote them
     failed: dict[str, str] = field(default_factory=dict)  # with the reason
+    account: dict[str, float] = field(default_factory=dict)  # of a captioner that costs money
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,12 @@ def caption_folder(
     ledger.close()
     for name, reason in failed.items():
         progress.say(f"not captioned: {name}: {reason}")
+    account = captioner.account() if isinstance(captioner, captioners.Served) else {}
+    if account:
+        progress.say(captioners.told_account(account))
     done = set(written) | set(failed)
     kept = [e.id for e in examples if e.id not in done]
-    return Outcome(work.out, written, kept, list(ledger.edited), failed)
+    return Outcome(work.out, written, kept, list(ledger.edited), failed, account)
 
 
 def undo(folder: Path) -> tuple[list[str], list[str]]:

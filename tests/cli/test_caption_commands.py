@@ -84,6 +84,9 @@ def test_options_that_a_recipe_does_not_read_are_refused(
         ("lint", "photos", ["--family", "sdxl"], "--family is not read for a folder without --base"),
         ("export", "a.safetensors", ["--device", "cpu"], "--device is not read for a LoRA file"),
         ("export", "a.safetensors", ["--base", "mini"], "--base is not read for --format kohya"),
+        ("compile-captions", "photos", ["--split", "test"], "--split is not read for a folder"),
+        ("compile-captions", "photos", ["--repeats", "2"], "--repeats is not read for --format jsonl"),
+        ("compile-captions", "photos", ["--per-shard", "2"], "--per-shard is not read for --format jsonl"),
     ],
 )
 def test_options_that_nothing_else_reads_are_refused(

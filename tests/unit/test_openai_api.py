@@ -213,7 +213,7 @@ def test_spending_limit_holds_with_requests_under_way_and_over_runs(tmp_path: Pa
         assert len(server.bodies) == paid  # what was spent before counts
         made, lines = run(section(server, spending_limit=1.0, **prices), examples, tmp_path / "out")
     assert len(made) == 30 and len(server.bodies) == 30 and set(server.answered.values()) == {1}
-    assert lines[0].endswith("0.0810 spent for this arm in all")
+    assert lines[0].endswith("0.0810 spent in all")
 
 
 def test_what_may_have_been_billed_counts_as_spent(tmp_path: Path) -> None:

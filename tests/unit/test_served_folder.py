@@ -53,6 +53,7 @@ def test_every_picture_has_its_own_caption(tmp_path: Path) -> None:
     with serving() as server:
         outcome = captioned(tmp_path, server)
         assert len(outcome.written) == 10 and len(set(agree(tmp_path).values())) == 10
+        assert outcome.account["asked"] == 10 and outcome.account["tokens_out"] > 0
         assert captioned(tmp_path, server).written == []
     assert sorted(server.asked.values()) == [1] * 10
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".txt", ".jsonl"}

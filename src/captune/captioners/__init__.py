@@ -150,6 +150,13 @@ class Served(Protocol):
         """What was asked and answered by now, and what that cost."""
 
 
+def told_account(account: Mapping[str, float]) -> str:
+    """An account in a sentence; money only where prices are known."""
+    told = "{asked} requests, {kept} answers kept from before, {tokens_in} tokens read and {tokens_out} written"
+    spent = f", {account['spent']:.4f} spent in all" if account["spent"] else ""
+    return told.format(**account) + spent
+
+
 def check(section: CaptionerSection) -> None:
     """Raise a RecipeError for an unknown captioner or an option that it does not read, before anything is loaded."""
     if section.name not in CAPTIONERS:

@@ -193,19 +193,27 @@ def compile_captions(
     ] = "jsonl",
     extension: Extension = None,
     trigger_word: Annotated[
-        str, typer.Option(help="For kohya: what the subject is called, in its folder's name.")
-    ] = "",
-    class_word: Annotated[str, typer.Option(help="For kohya: what the subject is, in its folder's name.")] = "",
+        str | None, typer.Option(help="For kohya: what the subject is called, in its folder's name.")
+    ] = None,
+    class_word: Annotated[
+        str | None, typer.Option(help="For kohya: what the subject is, in its folder's name.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="For kohya: repeats of all pictures.")] = None,
-    per_shard: Annotated[int, typer.Option(min=1, help="For webdataset: pictures in a shard.")] = 1000,
-    split: Annotated[str, typer.Option(help="Of a data set by name: which part of it is read.")] = "train",
-    config: Annotated[str, typer.Option(help="Of a data set by name: which configuration, where it has several.")] = "",
+    per_shard: Annotated[
+        int | None, typer.Option(min=1, help="For webdataset: pictures in a shard, 1000 if not given.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a data set by name: which part of it is read, train if not given.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Of a data set by name: which configuration, where it has several.")
+    ] = None,
     image_column: Annotated[
-        str, typer.Option(help="Of a data set by name: its column of pictures; the only one if not given.")
-    ] = "",
+        str | None, typer.Option(help="Of a data set by name: its column of pictures; the only one if not given.")
+    ] = None,
     caption_column: Annotated[
-        str, typer.Option(help="Of a data set by name: its column of captions; found by its name if not given.")
-    ] = "",
+        str | None, typer.Option(help="Of a data set by name: its column of captions; found by its name if not given.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Take only so many pictures.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over files that are there.")] = False,
     as_json: AsJson = False,
@@ -218,12 +226,23 @@ def compile_captions(
         from captune.errors import DataError
         from captune.formats import hub
 
-        options = formats.Options(extension or ".txt", repeats, trigger_word, class_word, per_shard, replace)
         place = Path(source).expanduser()
         named = not place.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        if not named:
+            columns = {"--image-column": image_column, "--caption-column": caption_column}
+            refuse("a folder", {"--split": split, "--config": config, **columns})
+        if form != "kohya":
+            words = {"--trigger-word": trigger_word, "--class-word": class_word, "--repeats": repeats}
+            refuse(f"--format {form}", words)
+        if form != "webdataset":
+            refuse(f"--format {form}", {"--per-shard": per_shard})
+        options = formats.Options(
+            extension or ".txt", repeats, trigger_word or "", class_word or "", per_shard or 1000, replace
+        )
         if out is None and (named or form in ("kohya", "webdataset")):
             raise DataError(f"name the folder to write, as in captune compile-captions {source} out --format {form}")
-        rows = hub.read(source, split, config, image_column, caption_column) if named else formats.read(place, options)
+        of_hub = (split or "train", config or "", image_column or "", caption_column or "")
+        rows = hub.read(source, *of_hub) if named else formats.read(place, options)
         written = formats.write(form, islice(rows, count), out or place, options)
         if as_json:
             console.print_json(written)
