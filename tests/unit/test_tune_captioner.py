@@ -85,6 +85,19 @@ def test_blip_learns_behind_dec_and_prompt_to_sep(models: dict[str, Path]) -> No
     assert "[CLS]" not in first  # generation never starts from it
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a medium-sized red cat, on the left. it is in front of a wall", "a cat's black-and-white hat"),
+        *("there is a red cat - on the left", "a ball, a cube - the first is red"),
+    ],
+)
+def test_blips_words_come_back_in_one_piece(models: dict[str, Path], text: str) -> None:
+    network = loaded(models, "mini")
+    assert not network.words(text).unknown
+    assert network._decode(torch.tensor([network.words(text).ids])) == [text]
+
+
 def test_opt_learns_behind_image_tokens_and_start_to_a_newline(models: dict[str, Path]) -> None:
     network = loaded(models, "opt")
     lesson = network.lesson(["a dog", "a red cat"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ _LAYER = r"text_decoder\.bert\.encoder\.layer\.\d+\."
 _ATTENTION = r"(?:self\.(?:query|key|value)|output\.dense)"
 _TEXT = rf"{_LAYER}(?:(?:attention|crossattention)\.{_ATTENTION}|(?:intermediate|output)\.dense)"
 _VISION = r"vision_model\.encoder\.layers\.\d+\.(?:self_attn\.(?:qkv|projection)|mlp\.fc[12])"
+# Where BERT's tokenizer cuts words and writes spaces: compounds (not a dash before a new phrase), and 's and the like.
+_CUT = re.compile(r"(?<=\w) (-) (?!(?:an?|the|with|at|on)\b)(?=\w)|(?<=\w) (') (?=(?:[stdm]|re|ve|ll)\b)")
 
 
 class Blip(PictureCaptioner):
@@ -89,6 +92,10 @@ class BlipModel(PictureModel):
             pixel_values=seen, input_ids=ids, attention_mask=torch.ones_like(ids), **decode
         )
         return said[:, 1:]  # [DEC] is no special token to the tokenizers of older checkpoints
+
+    def _decode(self, said: Tensor) -> list[str]:
+        """The texts with words in one piece: "t-shirt", which BERT's tokenizer writes "t - shirt", and "dog's"."""
+        return [_CUT.sub(lambda found: found[1] or found[2], text) for text in super()._decode(said)]
 
     def _read(self) -> tuple[Any, Any]:
         from transformers import BlipForConditionalGeneration, BlipProcessor
