@@ -14,11 +14,12 @@ from captune.checking import check
 from captune.errors import CaptuneError, DataError, ModelError
 from captune.families import FACTS
 from captune.prepare import buckets, duplicates, held_out_names, scan
+from captune.prepare.captioned import split_of_folder
 from captune.prepare.scan import Picture, Scan, Skipped, relative
 from captune.recipe import ArmSection, Recipe, TrainSection
 from captune.tokens import Tokens
 from captune.train.optimizers import lr_factor
-from captune.train.plan import Size, Steps, check_shares, count_steps
+from captune.train.plan import Size, Steps, check_shares, count_steps, tuning_steps
 from captune.types import BASE, Caption, Example
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def plan(recipe: Recipe, processes: int = 1) -> dict[str, Any]:
     read: set[Path] = set()
     arms = [_arm(recipe, arm, said, list(found.pictures), read, warnings) for arm in recipe.arm]
     arms = [_with_own_length(recipe, arm, told, visits) for arm, told in zip(recipe.arm, arms, strict=True)]
+    arms = [told | _tuning(arm) for arm, told in zip(recipe.arm, arms, strict=True)]
     unread = _unread(found.pictures, read)
     if unread:
         warnings.append(f"caption files that no arm reads: {captions.some([path.name for path in unread])}")
@@ -151,6 +153,17 @@ def _with_own_length(recipe: Recipe, arm: ArmSection, told: dict[str, Any], visi
         return told
     length = _steps(recipe.train_of(arm, recipe.train.seed), visits)
     return {**told, "train": arm.train, "total_steps": length.total_steps, "arithmetic": length.arithmetic}
+
+
+def _tuning(arm: ArmSection) -> dict[str, Any]:
+    """What an arm's captioner learns first: the split of its pictures, where they are in a folder, and the steps."""
+    if arm.tune is None:
+        return {}
+    split = split_of_folder(arm.tune)
+    if split is None:
+        return {"tune": {"dataset": arm.tune.dataset}}
+    length = tuning_steps(arm.tune, split["train"])
+    return {"tune": {"pictures": split, "total_steps": length.total_steps, "arithmetic": length.arithmetic}}
 
 
 def _learning_rate(train: TrainSection, length: Steps) -> list[dict[str, float]]:

@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from captune import families, pipeline, planning, recipe
 from captune.errors import RecipeError
 from captune.prepare import hold_out, prepare_images
+from captune.prepare.captioned import prepare_captioned
 from captune.progress import Silent
 from captune.recipe import DatasetSection, Recipe
 from captune.runs import RunFolder, StageFolder
 from captune.train.batches import epoch_steps, share_of
 from captune.types import Example
 from tests import tiny_base
+from tests.unit.test_captioned import folder_of
 
 BUCKETS = {"crop": "bucket", "bucket_step": 16}
 
@@ -55,6 +57,23 @@ def test_the_plan_is_what_the_run_does(values: dict[str, object], tmp_path: Path
     assert plan["images"] == 5 and plan["captioned"] == 5 and plan["regularization_images"] == 2
     assert plan["buckets"] == {"16x16": 17}
     assert plan["warnings"] == []
+
+
+def test_the_plan_counts_a_captioners_tuning(values: dict[str, object], tmp_path: Path) -> None:
+    mine = folder_of(tmp_path / "mine", 20)
+    folder_of(tmp_path / "copies", 3)
+    for path in (tmp_path / "copies").iterdir():  # near-duplicates, which stay on one side
+        path.rename(mine / f"again{path.name}")
+    tune = {"path": str(mine), "epochs": 3, "batch_size": 5}
+    arm = {"name": "tuned", "captioner": {"name": "blip"}, "tune": tune}
+    _, plan = planned({**values, "arm": [*values["arm"], arm]})  # type: ignore[misc]
+    human, tuned = plan["arms"]  # type: ignore[misc]
+    section = recipe.TuneSection.model_validate(tune)
+    pictures = prepare_captioned(section, StageFolder(tmp_path / "data"), Silent())
+    sides = Counter(p.split for p in pictures)
+    assert tuned["tune"]["pictures"] == dict(sides) and sides.total() == 23  # type: ignore[index]
+    assert tuned["tune"]["total_steps"] == 3 * -(-sides["train"] // 5)  # type: ignore[index]
+    assert "tune" not in human
 
 
 def test_the_plan_writes_nothing(values: dict[str, object], tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from captune.metrics.captions import score
 from captune.progress import Silent
 from captune.recipe import CaptionerSection, TuneSection
 from captune.runs import StageFolder
-from captune.train.captioner import length_of, say_all, scored_texts, train_captioner
+from captune.train.captioner import say_all, scored_texts, train_captioner
+from captune.train.plan import tuning_steps
 from captune.types import CaptionedPicture, Example
 from tests.tiny_blip2 import QUERIES, write_tiny_blip2
 from tests.unit.test_captioners import write_tiny_blip
@@ -313,9 +314,9 @@ def test_what_is_not_given_fits_the_captioner_and_the_pictures(models: dict[str,
     plain = TuneSection.model_validate({"path": "photos"})
     assert plain.rate == 1e-3 and plain.model_copy(update={"captioner": section_of(models, "blip")}).rate == 1e-4
     assert TuneSection.model_validate({"path": "photos", "learning_rate": 3e-5}).rate == 3e-5
-    assert length_of(plain, 40).total_steps == 100  # 5 epochs would be 25 steps
-    assert length_of(plain, 4000).epochs == 5 and length_of(plain, 4000).total_steps == 2500
-    assert length_of(TuneSection.model_validate({"path": "photos", "epochs": 1}), 40).total_steps == 5
+    assert tuning_steps(plain, 40).total_steps == 100  # 5 epochs would be 25 steps
+    assert tuning_steps(plain, 4000).epochs == 5 and tuning_steps(plain, 4000).total_steps == 2500
+    assert tuning_steps(TuneSection.model_validate({"path": "photos", "epochs": 1}), 40).total_steps == 5
 
 
 # what a LoRA is put into

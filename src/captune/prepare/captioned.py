@@ -14,7 +14,7 @@ from captune.errors import DataError
 from captune.prepare import hub, split
 from captune.prepare.hub import Found
 from captune.prepare.scan import Picture, Skipped, list_pictures, relative
-from captune.progress import Progress
+from captune.progress import Progress, Silent
 from captune.recipe import TuneSection
 from captune.runs import StageFolder
 from captune.types import CaptionedPicture
@@ -71,6 +71,15 @@ def prepare_captioned(section: TuneSection, folder: StageFolder, progress: Progr
         **facts,
     )
     return found
+
+
+def split_of_folder(section: TuneSection) -> dict[str, int] | None:
+    """How many pictures each side will have; None for a data set by name, which is not read for that. Writes nothing."""
+    if section.path is None:
+        return None
+    views, _ = _views(_in_folder(section), Silent())
+    counts = Counter(split.sides(views, section.validation, section.test, section.seed).of.values())
+    return {side: counts[side] for side in split.SIDES}
 
 
 def _source(section: TuneSection) -> dict[str, Any]:

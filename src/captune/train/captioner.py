@@ -24,7 +24,7 @@ from captune.captioners._targets import chosen
 from captune.errors import RecipeError
 from captune.metrics.captions import score
 from captune.progress import Progress, Silent
-from captune.recipe import TUNE_EPOCHS, TUNE_STEPS, TuneSection
+from captune.recipe import TuneSection
 from captune.runs import StageFolder, atomic, plain, read_records, write_records, write_text
 from captune.tensors import to_bytes
 from captune.train import optimizers
@@ -32,7 +32,7 @@ from captune.train.batches import Batch, Visit
 from captune.train.dropout import key_dropout
 from captune.train.loop import Loop, State, best_epoch, fit, stops
 from captune.train.memory import layers_checkpointed
-from captune.train.plan import Steps, count_steps
+from captune.train.plan import tuning_steps
 from captune.types import CaptionedPicture
 
 COMPONENT = "captioner"
@@ -62,20 +62,6 @@ def targets_of(section: TuneSection, network: PictureModel) -> tuple[str, list[s
     linear = [name for name, module in network.model.named_modules() if isinstance(module, nn.Linear)]
     pattern = chosen(section.targets, network.presets, network.towers, linear)
     return pattern, [name for name in linear if re.fullmatch(pattern, name)]
-
-
-def length_of(section: TuneSection, pictures: int) -> Steps:
-    """The steps of a training on so many pictures."""
-
-    def counted(epochs: int | None, steps: int | None) -> Steps:
-        return count_steps(
-            {(1, 1): pictures}, section.batch_size, section.gradient_accumulation, epochs=epochs, steps=steps
-        )
-
-    if section.epochs is not None or section.steps is not None:
-        return counted(section.epochs, section.steps)
-    length = counted(TUNE_EPOCHS, None)
-    return length if length.total_steps >= TUNE_STEPS else counted(None, TUNE_STEPS)
 
 
 def train_captioner(
@@ -212,7 +198,7 @@ class _Training:
         adapters.inject(self.parts, spec, section.seed)
         self.spec = spec
         self.visits = key_dropout(self.parts, section.dropout)
-        self.length = length_of(section, len(self.train))
+        self.length = tuning_steps(section, len(self.train))
 
     def run(self, inputs: dict[str, Any]) -> State:
         """Train to the end; the parameters then hold the result."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from captune.errors import RecipeError
+from captune.recipe import TUNE_EPOCHS, TUNE_STEPS, TuneSection
 
 Size = tuple[int, int]
 
@@ -46,6 +47,20 @@ def count_steps(
         else f" per epoch; x {rounds} = {total} steps"
     )
     return Steps(batches, per_epoch, rounds, total, text)
+
+
+def tuning_steps(section: TuneSection, pictures: int) -> Steps:
+    """The steps of a captioner's tuning on so many pictures, each visited once an epoch."""
+
+    def counted(epochs: int | None, steps: int | None) -> Steps:
+        return count_steps(
+            {(1, 1): pictures}, section.batch_size, section.gradient_accumulation, epochs=epochs, steps=steps
+        )
+
+    if section.epochs is not None or section.steps is not None:
+        return counted(section.epochs, section.steps)
+    length = counted(TUNE_EPOCHS, None)
+    return length if length.total_steps >= TUNE_STEPS else counted(None, TUNE_STEPS)
 
 
 def check_shares(pictures_per_step: int, processes: int) -> None:
