@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from captune import captioners, checking, recipe
-from captune.captioners._chat import ChatModel
+from captune.captioners._chat import ChatModel, _parts
 from captune.captioners._model import IGNORED
 from captune.captioners._targets import chosen
 from captune.errors import ModelError, RecipeError
@@ -125,6 +125,22 @@ def test_presets_are_found_by_what_modules_are(llava: Path) -> None:
         chosen("q_proj", network.presets, network.towers, modules)
     with pytest.raises(RecipeError, match="'cross_attention' hits no module .* presets: text, vision, all_linear"):
         chosen("cross_attention", network.presets, network.towers, modules)
+
+
+def test_model_without_a_language_part_of_its_own_has_no_preset_text() -> None:
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual, self.layers = (
+                torch.nn.ModuleList([torch.nn.Linear(2, 2)]),
+                torch.nn.ModuleList([torch.nn.Linear(2, 2)]),
+            )
+
+        def get_decoder(self) -> torch.nn.Module:
+            return self
+
+    towers, presets = _parts(Whole())
+    assert set(presets) == {"vision", "all_linear"} and towers == {"vision": "visual."}
 
 
 def test_template_without_answers_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune import captions, images, weights
 from captune.captioners._instructions import PLAIN
-from captune.captioners._model import Lesson, Loading, PictureModel, Words, quantized
+from captune.captioners._model import Lesson, Loading, PictureModel, Words, quantized, whole
 from captune.errors import ModelError, RecipeError
 from captune.recipe import CaptionerSection
 
@@ -152,19 +152,21 @@ class ChatModel(PictureModel):
             raise RecipeError("Florence-2 knows tasks and has no chat template, so captune cannot tune it")
         asked = self.chat(self.instruction)
         try:
-            whole = self.chat(self.instruction, text)
+            answered = self.chat(self.instruction, text)
         except ModelError:
-            whole = ""
-        if not whole.startswith(asked):
+            answered = ""
+        if not answered.startswith(asked):
             raise ModelError(
                 f"the chat template in {self.location} does not go on from its own question with an answer, so what an "
                 "answer is cannot be told; such a model cannot be tuned"
             )
-        before, all_of_it = (self.tokenizer(chat, **self._once(asked))["input_ids"] for chat in (asked, whole.rstrip()))
+        before, all_of_it = (
+            self.tokenizer(chat, **self._once(asked))["input_ids"] for chat in (asked, answered.rstrip())
+        )
         if all_of_it[: len(before)] == before:
             ids: list[int] = all_of_it[len(before) :]
         else:  # the question's last token and the answer's first would be one
-            ids = self.tokenizer(whole[len(asked) :].rstrip(), add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(answered[len(asked) :].rstrip(), add_special_tokens=False)["input_ids"]
         return ids
 
     def _read(self) -> tuple[Any, Any]:
@@ -192,28 +194,22 @@ class ChatModel(PictureModel):
                     "torch (pip install torchvision)"
                 ) from error
             raise weights.loading_failed(location, "chat model", error) from error
-        model, report = loaded
-        lacking = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
-        if lacking:
-            raise ModelError(
-                f"the model in {location} has no weights for {len(lacking)} of its parameters "
-                f"({captions.some(lacking, 3)})"
-            )
-        return processor, model
+        return processor, whole(loaded, location, "its")
 
 
 def _parts(model: Any) -> tuple[dict[str, str], dict[str, str]]:
     """The towers of a chat model (how their modules' names begin), and its presets, whatever its architecture calls them."""
     from torch import nn
 
-    language = model.get_decoder()
-    text = next(name for name, module in model.named_modules() if module is language) + "."
+    language = model.get_decoder()  # the model itself where its architecture has no such part: then there is no `text`
+    text = [f"{name}." for name, module in model.named_modules() if module is language and name]
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     begins = dict.fromkeys(found[1] for name in linear if (found := re.match(r"((?:.*?\.)?vis(?:ion|ual)\w*\.)", name)))
-    towers = {"text": text, **{"vision" if i == 0 else f"vision {i + 1}": start for i, start in enumerate(begins)}}
-    presets = {"text": _all_below([text], linear)}
-    if begins:
-        presets["vision"] = _all_below(list(begins), linear)
+    towers = {"vision" if i == 0 else f"vision {i + 1}": start for i, start in enumerate(begins)}
+    presets = {"vision": _all_below(list(begins), linear)} if begins else {}
+    if text:
+        towers = {"text": text[0], **towers}
+        presets = {"text": _all_below(text, linear), **presets}
     presets["all_linear"] = _all_below([name for name in linear if not name.endswith("lm_head")], linear)
     return towers, presets
 

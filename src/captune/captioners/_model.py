@@ -280,14 +280,19 @@ def read(location: str, what: str, kind: str, processor: Any, model: Any, how: L
         raise
     except Exception as error:  # whatever is wrong with a model's files or the way to them, it is told in one sentence
         raise weights.loading_failed(location, f"{what} captioner", error) from error
+    return pictures, whole(loaded, location, f"{what}'s", f"; name a {what} model for captioning")
+
+
+def whole(loaded: tuple[Any, Mapping[str, Any]], location: str, whose: str, way_out: str = "") -> Any:
+    """The model of what from_pretrained made with its report; a ModelError where the file lacks some of its weights."""
     network, report = loaded
     lacking = sorted(set(report["missing_keys"]) & {name for name, _ in network.named_parameters()})
     if lacking:
         raise ModelError(
-            f"the model in {location} has no weights for {len(lacking)} of {what}'s parameters "
-            f"({captions.some(lacking, 3)}); name a {what} model for captioning"
+            f"the model in {location} has no weights for {len(lacking)} of {whose} parameters "
+            f"({captions.some(lacking, 3)}){way_out}"
         )
-    return pictures, network
+    return network
 
 
 def quantized(quantize: str | None, device: torch.device) -> dict[str, Any]:
